@@ -1,0 +1,36 @@
+# Two commands do all: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint clean
+
+demo: .venv/demo  ## train LeNet-5 on MNIST
+	$(BIN)/treadle demo
+
+test: .venv/dev  ## every test
+	$(BIN)/python -m pytest
+
+check: lint test  ## what CI runs
+
+lint: .venv/dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch is installed first and by its exact version, so that its CPU build is taken where one is at hand.
+.venv/torch: constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Treadle needs Python 3.11 or newer, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -q $$(grep '^torch==' constraints.txt)
+	touch $@
+
+.venv/demo: .venv/torch pyproject.toml packages/treadle-mnist/pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt -e '.[demo]' ./packages/treadle-mnist
+	touch $@
+
+.venv/dev: .venv/torch pyproject.toml packages/treadle-mnist/pyproject.toml
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' ./packages/treadle-mnist
+	touch $@
+
+clean:
+	rm -rf .venv results

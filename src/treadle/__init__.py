@@ -1,0 +1,73 @@
+"""Treadle trains PyTorch models: the research stays yours, the engineering is here.
+
+Names are imported when they are first used, so that ``treadle --help`` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from treadle import data, metrics
+    from treadle.checkpoint.restore import load_weights
+    from treadle.config.loading import load_config
+    from treadle.config.schema import (
+        CheckpointConfig,
+        Config,
+        DataConfig,
+        EvaluateConfig,
+        LogConfig,
+        MachineConfig,
+    )
+    from treadle.core import errors, schedules
+    from treadle.data.sources import Batches, Samples
+    from treadle.log.journal import read_journal
+    from treadle.log.writer import Writer
+    from treadle.policies.early_stop import EarlyStop
+    from treadle.run import Result, Run
+    from treadle.step.objective import Outcome, supervised
+    from treadle.system.seed import seed
+    from treadle.training import train
+    from treadle.trainer import Trainer
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Batches": "treadle.data.sources",
+    "CheckpointConfig": "treadle.config.schema",
+    "Config": "treadle.config.schema",
+    "DataConfig": "treadle.config.schema",
+    "EarlyStop": "treadle.policies.early_stop",
+    "EvaluateConfig": "treadle.config.schema",
+    "LogConfig": "treadle.config.schema",
+    "MachineConfig": "treadle.config.schema",
+    "Outcome": "treadle.step.objective",
+    "Result": "treadle.run",
+    "Run": "treadle.run",
+    "Samples": "treadle.data.sources",
+    "Trainer": "treadle.trainer",
+    "Writer": "treadle.log.writer",
+    "load_config": "treadle.config.loading",
+    "load_weights": "treadle.checkpoint.restore",
+    "read_journal": "treadle.log.journal",
+    "seed": "treadle.system.seed",
+    "supervised": "treadle.step.objective",
+    "train": "treadle.training",
+}
+_MODULES = {"data": "treadle.data", "errors": "treadle.core.errors", "metrics": "treadle.metrics", "schedules": "treadle.core.schedules"}
+
+__all__ = [*sorted(_HOMES), *sorted(_MODULES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(_MODULES[name])
+    else:
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,137 @@
+"""Restoring: a checkpoint is verified before it is believed, and reading one runs no code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.checkpoint.save import FORMAT, sha256
+from treadle.checkpoint.tree import decode
+from treadle.core.errors import CheckpointError, did_you_mean
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """The facts a checkpoint was saved with: step, best value. Verifies nothing."""
+    return dict(json.loads((path / "state.json").read_text(encoding="utf-8"))["info"])
+
+
+def verify(path: Path) -> None:
+    """Compare every file of a checkpoint with its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, has another size or another content; the message names it.
+    """
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        files = dict(manifest["files"])
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: manifest.json is missing, so it was not written to its end") from None
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(f"{path}: manifest.json cannot be read") from None
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: its format is {manifest.get('format')!r}, this version reads {FORMAT}")
+    for name, expected in files.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: {name} is missing")
+        if (size := file.stat().st_size) != expected["size"]:
+            raise CheckpointError(f"{path}: {name} has {size} bytes, {expected['size']} were written")
+        if sha256(file) != expected["sha256"]:
+            raise CheckpointError(f"{path}: {name} is damaged, its checksum does not match")
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The states and the facts of a verified checkpoint.
+
+    Returns:
+        the state of each tracked object by name, and what `write_checkpoint` was given as info.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    verify(path)
+    content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    return {name: decode(tree, _tensors(path, name)) for name, tree in content["states"].items()}, content["info"]
+
+
+def _tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    file = path / f"{name}.safetensors"
+    return load_file(file) if file.exists() else {}
+
+
+def load_weights(path: str | Path, model: nn.Module, *, name: str = "model", strict: bool = True) -> nn.Module:
+    """Load the weights of a checkpoint into a model.
+
+    Args:
+        path: a checkpoint folder, such as ``result.best``, or a ``.safetensors`` file.
+        model: where they go, in place.
+        name: which tracked object of the checkpoint.
+        strict: whether every key must be there, and no other.
+
+    Returns:
+        the model.
+
+    Raises:
+        CheckpointError: the checkpoint is missing or damaged, or its keys or shapes are not the model's; each is listed.
+
+    Example:
+        >>> model = load_weights(result.best, LeNet5())  # doctest: +SKIP
+    """
+    state = _without_wrappers(_model_state(Path(path), name))
+    own = {_bare(key): (key, value) for key, value in model.state_dict().items()}
+    if problems := _differences(state, {key: value for key, (_, value) in own.items()}, strict):
+        raise CheckpointError(f"{path} does not fit {type(model).__name__}:\n" + "\n".join(f"  {line}" for line in problems))
+    model.load_state_dict({own[key][0]: value for key, value in state.items() if key in own}, strict=strict)
+    return model
+
+
+def _model_state(path: Path, name: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    if path.is_file():
+        return load_file(path)
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint at {str(path)!r}")
+    states, _ = read_checkpoint(path)
+    if name not in states:
+        raise CheckpointError(f"{path} has no state named {name!r}{did_you_mean(name, states)}")
+    return dict(states[name])
+
+
+def _bare(key: str) -> str:
+    """A key without the mark that torch.compile leaves in it."""
+    return key.replace("_orig_mod.", "")
+
+
+def _without_wrappers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Keys as the plain model has them: without torch.compile's and DataParallel's prefixes."""
+    state = {_bare(key): value for key, value in state.items()}
+    if state and all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _differences(given: dict[str, torch.Tensor], own: dict[str, torch.Tensor], strict: bool) -> list[str]:
+    both = [key for key in own if key in given]
+    lines = [
+        f"{key}: the checkpoint has the shape {list(given[key].shape)}, the model {list(own[key].shape)}"
+        for key in both
+        if given[key].shape != own[key].shape
+    ]
+    if strict:
+        unexpected = [key for key in given if key not in own]
+        missing = [key for key in own if key not in given]
+        lines += [f"{key} {list(own[key].shape)}: missing in the checkpoint{_near(key, unexpected)}" for key in missing]
+        lines += [f"{key} {list(given[key].shape)}: not in the model{_near(key, missing)}" for key in unexpected]
+    return lines
+
+
+def _near(key: str, others: list[str]) -> str:
+    hint = did_you_mean(key, others)
+    return hint if "did you mean" in hint else ""

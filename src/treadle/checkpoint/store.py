@@ -1,0 +1,114 @@
+"""The checkpoints of a run: saved, found again, and cleaned up."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from treadle.checkpoint.keep import Record, best_first, kept
+from treadle.checkpoint.restore import read_checkpoint, read_info
+from treadle.checkpoint.save import folder_name, write_checkpoint
+from treadle.config.schema import CheckpointConfig
+from treadle.core.errors import CheckpointError
+from treadle.system.files import write_json
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run.
+
+    Args:
+        run_folder: the run folder.
+        config: what to keep.
+    """
+
+    def __init__(self, run_folder: Path, config: CheckpointConfig) -> None:
+        self._run_folder, self._folder, self._config = run_folder, run_folder / "checkpoints", config
+        self._records: dict[int, Record] = {}
+        self._resumed_from: tuple[int, ...] = ()
+
+    def restore(self, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """The states of the newest checkpoint that is whole; None where the run has none yet.
+
+        Args:
+            say: told about each damaged one that is passed over.
+
+        Raises:
+            CheckpointError: there are some, and none of them is whole.
+        """
+        found = sorted((path for path in self._folder.glob("step-*") if path.is_dir()), key=_step, reverse=True)
+        for path in found:
+            try:
+                states, _ = read_checkpoint(path)
+            except CheckpointError as error:
+                say(f"warning: {error}; trying the one before")
+                continue
+            self._resumed_from = (_step(path),)
+            self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := _record(p)) is not None}
+            return states
+        if found:
+            raise CheckpointError(f"no checkpoint in {self._folder} is whole; to start anew, give another run_dir")
+        return None
+
+    def save(self, step: int, states: Mapping[str, Any], value: float | None) -> Path:
+        """Write a checkpoint, then remove those that need not stay.
+
+        Args:
+            step: optimizer steps done.
+            states: the state of each tracked object.
+            value: the value that says which is best, where it was measured at this step.
+
+        Raises:
+            CheckpointError: it cannot be written; older ones are untouched.
+        """
+        path = write_checkpoint(self._folder, step, states, {"step": step, "value": value, "best": self._config.best})
+        self._records[step] = Record(step, value)
+        self._clean()
+        return path
+
+    def has(self, step: int) -> bool:
+        """Whether a whole checkpoint of this step is there."""
+        return step in self._records
+
+    def improves(self, value: float | None) -> bool:
+        """Whether a value would be among the best that stay."""
+        if value is None or value != value:
+            return False
+        best = best_first(self._records.values(), self._config.mode)[: self._config.keep_best]
+        new = Record(1 << 62, value)
+        return len(best) < self._config.keep_best or best_first([best[-1], new], self._config.mode)[0] is new
+
+    @property
+    def best(self) -> Path | None:
+        """Folder of the best checkpoint; None where no best value was measured."""
+        best = best_first(self._records.values(), self._config.mode)
+        return self._folder / folder_name(best[0].step) if best else None
+
+    @property
+    def last(self) -> Path | None:
+        """Folder of the newest checkpoint."""
+        return self._folder / folder_name(max(self._records)) if self._records else None
+
+    def _clean(self) -> None:
+        stay = kept(self._records.values(), self._config.keep_last, self._config.keep_best, self._config.mode, self._resumed_from)
+        for step in set(self._records) - stay:
+            del self._records[step]
+            shutil.rmtree(self._folder / folder_name(step), ignore_errors=True)
+        if self._config.best is not None:
+            ranked = best_first(self._records.values(), self._config.mode)[: self._config.keep_best]
+            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in ranked]
+            write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
+
+
+def _step(path: Path) -> int:
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdigit() else -1
+
+
+def _record(path: Path) -> Record | None:
+    try:
+        info = read_info(path)
+        return Record(int(info["step"]), info["value"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,54 @@
+"""`treadle evaluate RUN`: the metrics of a run's weights on a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from treadle.cli.experiment import load_experiment
+from treadle.core.errors import UsageError
+from treadle.log.tables import print_table
+from treadle.system.folder import read_record
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the verb takes."""
+    parser.add_argument("run", metavar="RUN", help="a run folder that `treadle train` or `treadle demo` made")
+    parser.add_argument("--weights", default="best", help="best, last, or the path of a checkpoint (default: best, else last)")
+    parser.add_argument("--data", metavar="FUNCTION", help="a function of the experiment's file that gives the dataset; the validation data unless told")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Build the trainer again from the run's own record, load weights, evaluate."""
+    from treadle.checkpoint.restore import load_weights
+
+    folder = Path(options.run)
+    record = read_record(folder)
+    if not record:
+        raise UsageError(f"{options.run!r} is no run folder: it has no run.json")
+    if not record["origin"]:
+        raise UsageError(f"{options.run!r} does not say which function made it; runs of `treadle train FILE` do. Use trainer.evaluate(data) in its script")
+    weights = _weights(folder, record, options.weights)
+    experiment = load_experiment(record["origin"])
+    trainer = experiment.trainer(experiment.config(folder / "config.yaml"))
+    load_weights(weights, trainer.model)
+    data = experiment[options.data]() if options.data else trainer.valid
+    if data is None:
+        raise UsageError("this experiment has no validation data; name a function of its file that gives a dataset: --data FUNCTION")
+    scores = {name: value for name, value in trainer.evaluate(data).items() if isinstance(value, (int, float))}
+    if options.json:
+        print(json.dumps({"run": str(folder), "weights": str(weights), "data": options.data or "valid", **scores}))
+    else:
+        print_table(f"{weights} on {options.data or 'valid'}", ["metric", "value"], [[name, f"{value:.6g}"] for name, value in scores.items()])
+    return 0
+
+
+def _weights(folder: Path, record: dict[str, str | None], which: str) -> Path:
+    if which not in ("best", "last"):
+        return Path(which)
+    name = record[which] or record["last"]
+    if name is None:
+        raise UsageError(f"{str(folder)!r} has no checkpoint yet")
+    return folder / name

@@ -1,0 +1,154 @@
+"""Every knob on one page.
+
+Sections are frozen dataclasses, taken from Python, a dict, a YAML file or ``key=value`` (see `loading`). Each part
+of Treadle receives only its own section. All but `machine` says what is computed; `machine` says where.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+from treadle.config.check import Parsed, check_fields
+from treadle.core.when import Duration, parse_seconds
+
+Length = Annotated[str, Parsed(Duration.parse)]
+Time = Annotated[str | float, Parsed(parse_seconds)]
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+
+
+class Checked:
+    """A dataclass whose fields are converted and checked when it is built.
+
+    Raises:
+        ConfigError: a value has the wrong type or range; the message has its path and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig(Checked):
+    """Where it is computed. Nothing in here changes which samples are seen, in which order, or what is averaged."""
+
+    device: str = "auto"
+    """"auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps"."""
+    workers: Annotated[int, Ge(0)] | Literal["auto"] = 0
+    """Processes that load data; 0 loads in the training process, "auto" takes one per core, at most 8."""
+    micro_batch: PositiveInt | None = None
+    """Samples that go through the model at once; None takes the whole batch."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Number format of the forward pass, through autocast; weights stay in fp32, fp16 scales the loss."""
+    compile: bool = False
+    """Pass the model through torch.compile."""
+    resident: Literal["auto"] | bool = "auto"
+    """Keep data that is in memory on the training device; "auto" does where it takes at most a quarter of the free memory."""
+    deterministic: bool = True
+    """Ask torch for deterministic kernels; an operation that has none warns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """How samples are drawn."""
+
+    sampler: Literal["shuffle", "sequential", "replacement"] = "shuffle"
+    """A new permutation each epoch, the data's own order, or independent draws; `treadle.Samples` can say more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(Checked):
+    """When the validation set is looked at."""
+
+    every: Length = "1 epoch"
+    """Cadence of evaluation on `valid`."""
+    batch_size: PositiveInt | None = None
+    """Samples at once in evaluation; None takes machine.micro_batch, else batch_size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig(Checked):
+    """What survives."""
+
+    every: Length = "1 epoch"
+    """Cadence of checkpoints; the end of a run and a stop always save one."""
+    keep_last: PositiveInt = 2
+    """How many of the newest checkpoints stay."""
+    keep_best: PositiveInt = 1
+    """How many of the best checkpoints stay, where `best` is set."""
+    best: str | None = None
+    """Name of a logged value, such as "valid/accuracy", that says which checkpoint is best; each improvement is saved."""
+    mode: Literal["min", "max"] = "min"
+    """Whether the best value is the smallest or the largest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogConfig(Checked):
+    """What is written down while it runs."""
+
+    every: Length = "50 steps"
+    """Cadence of rows in the journal; values stay on the device until then."""
+    console: Literal["auto", "rich", "plain", "quiet"] = "auto"
+    """A progress bar and tables, plain lines, or nothing; "auto" is rich on a terminal and plain elsewhere."""
+    tensorboard: Literal["auto"] | bool = "auto"
+    """Write TensorBoard event files; "auto" does where the tensorboard package is installed."""
+    train_metrics: bool = True
+    """Also compute the metrics on the training outputs, at no extra forward pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Checked):
+    """A whole run. Own experiments inherit from it, or hold one in a field.
+
+    Example:
+        >>> Config(run_dir="results/demo", duration="3 epochs", batch_size=64, seed=42).machine.precision
+        'fp32'
+    """
+
+    run_dir: str
+    """Folder of the run; the same folder continues the run."""
+    duration: Length
+    """Length of the whole run: "10 epochs", "5000 steps" or "1e6 samples"."""
+    batch_size: PositiveInt = 32
+    """Samples in one optimizer step, over all micro-batches."""
+    seed: Annotated[int, Ge(0)] = 0
+    """The one seed: weights, order, augmentation, dropout."""
+    drop_last: bool = False
+    """Leave out the last batch of an epoch where it is smaller."""
+    clip: PositiveFloat | None = None
+    """Largest norm of the gradient of one optimizer step; None does not clip. (`step.update(clip=...)` in an own loop.)"""
+    time_limit: Time | None = None
+    """Stop after this time, saved and ready to continue: "2 hours", "90 minutes" or seconds."""
+    machine: MachineConfig = field(default_factory=MachineConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+PLACES = ("run_dir", "time_limit", "machine")
+"""Fields of `Config` that may differ when a run continues: they say where and how long at a time, not what."""
+
+
+def run_config(tree: object) -> Config:
+    """The `Config` in a user's own config: itself, where it inherits, else the one field that holds one.
+
+    Raises:
+        TypeError: there is none, or more than one.
+    """
+    return getattr(tree, path) if (path := config_path(tree)) else tree  # type: ignore[return-value]
+
+
+def config_path(tree: object) -> str:
+    """The name of the field that holds the `Config`; empty where the tree is one itself."""
+    if isinstance(tree, Config):
+        return ""
+    fields = dataclasses.fields(tree) if dataclasses.is_dataclass(tree) else ()
+    held = [f.name for f in fields if isinstance(getattr(tree, f.name), Config)]
+    if len(held) != 1:
+        raise TypeError(f"config must be a treadle.Config, inherit from it, or hold one in a field; got {type(tree).__name__}")
+    return held[0]

@@ -1,0 +1,67 @@
+"""Nested structures, such as batches: walked leaf by leaf, or described in a few words."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def map_leaves(apply: Callable[[Any], Any], value: Any) -> Any:
+    """The same structure with each leaf changed: tuples, named tuples, lists, dicts, dataclasses.
+
+    Example:
+        >>> map_leaves(lambda x: x + 1, {"a": (1, [2])})
+        {'a': (2, [3])}
+    """
+    if isinstance(value, tuple):
+        parts = [map_leaves(apply, item) for item in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, list):
+        return [map_leaves(apply, item) for item in value]
+    if isinstance(value, Mapping):
+        mapped = {key: map_leaves(apply, item) for key, item in value.items()}
+        return mapped if type(value) is dict else _rebuilt(value, mapped)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        changes = {f.name: map_leaves(apply, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        return dataclasses.replace(value, **changes)
+    return apply(value)
+
+
+def leaves(value: Any) -> list[Any]:
+    """Every leaf of a structure, in order.
+
+    Example:
+        >>> leaves({"a": (1, [2])})
+        [1, 2]
+    """
+    found: list[Any] = []
+    map_leaves(found.append, value)
+    return found
+
+
+def describe(value: Any) -> str:
+    """A structure in a few words, for messages; what has a shape and a dtype is shown by them.
+
+    Example:
+        >>> describe({"a": (1, [2.0])})
+        "{'a': (int, [float])}"
+    """
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(describe(item) for item in value)})"
+    if isinstance(value, list):
+        shown = [describe(item) for item in value[:4]] + (["..."] if len(value) > 4 else [])
+        return f"[{', '.join(shown)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key!r}: {describe(item)}' for key, item in value.items())}}}"
+    return type(value).__name__
+
+
+def _rebuilt(value: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
+    """A mapping of the same type, where that type can be built from a dict."""
+    try:
+        return type(value)(mapped)  # type: ignore[call-arg]
+    except TypeError:
+        return mapped

@@ -1,0 +1,160 @@
+"""When: lengths with a unit ("10 epochs"), and where a run is.
+
+Whether something is due is integer arithmetic on counters, so it is exact at any length, the same before
+and after a resume, and free of a clock.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from treadle.core.errors import ConfigError
+
+UNITS = ("steps", "samples", "epochs")
+_LENGTH = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]+)?|\.[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
+_SECONDS = {"second": 1, "seconds": 1, "s": 1, "minute": 60, "minutes": 60, "min": 60, "hour": 3600, "hours": 3600, "h": 3600}
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run is: counters that only grow, and the length they grow towards.
+
+    Args:
+        duration: the length of the whole run.
+        epoch_size: positions in one epoch (samples; batches for ``treadle.Batches``), None where nobody knows.
+        epoch_steps: optimizer steps in one epoch, None where nobody knows.
+        steps: optimizer steps done.
+        samples: training samples used.
+        epochs: epochs finished.
+        into_epoch: positions of the current epoch already used.
+    """
+
+    duration: Duration
+    epoch_size: int | None = None
+    epoch_steps: int | None = None
+    steps: int = 0
+    samples: int = 0
+    epochs: int = 0
+    into_epoch: int = 0
+
+    def advanced(self, samples: int, positions: int, ends_epoch: bool) -> Progress:
+        """The progress one step later."""
+        epochs, into = (self.epochs + 1, 0) if ends_epoch else (self.epochs, self.into_epoch + positions)
+        return Progress(self.duration, self.epoch_size, self.epoch_steps, self.steps + 1, self.samples + samples, epochs, into)
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with the fraction of the current one where its length is known."""
+        return self.epochs + self.into_epoch / self.epoch_size if self.epoch_size else float(self.epochs)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole run that is done, from 0 to 1."""
+        return min(1.0, self.duration.amount(self))
+
+    def steps_in(self, length: Duration) -> float:
+        """How many optimizer steps a length takes.
+
+        Raises:
+            ConfigError: the length is not in steps, and the data does not say how long an epoch is.
+        """
+        if length.unit == "steps":
+            return float(length.value)
+        if not self.epoch_steps or not self.epoch_size:
+            raise ConfigError(f"'{length}' cannot be told in steps, because this data has no length; give it in steps")
+        return float(length.value) * self.epoch_steps / (1 if length.unit == "epochs" else self.epoch_size)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole duration is done."""
+        return self.duration.count(self) >= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Duration:
+    """A length of training, also used as a cadence: a number of steps, samples or epochs.
+
+    Raises:
+        ConfigError: from `parse`, where the text has no number, an unknown unit, or is not positive.
+
+    Example:
+        >>> Duration.parse("10 epochs")
+        Duration.parse('10 epochs')
+    """
+
+    value: Fraction
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str | Duration) -> Duration:
+        """Read ``"10 epochs"``, ``"1 epoch"``, ``"0.5 epochs"``, ``"5_000 steps"``, ``"1e6 samples"``."""
+        if isinstance(text, Duration):
+            return text
+        number, unit = _split(text, "a number of steps, samples or epochs, such as '10 epochs' or '5000 steps'")
+        unit = unit if unit.endswith("s") else unit + "s"
+        if unit not in UNITS:
+            raise ConfigError(f"{text!r} has the unknown unit {unit!r}; say '10 epochs', '5000 steps' or '1e6 samples'")
+        if number <= 0:
+            raise ConfigError(f"{text!r} must be more than zero {unit}")
+        if unit != "epochs" and number.denominator != 1:
+            raise ConfigError(f"{text!r} must be a whole number of {unit}")
+        return cls(number, unit)
+
+    def count(self, progress: Progress) -> int:
+        """How many whole times this length fits into what is done."""
+        n, d = self.value.numerator, self.value.denominator
+        if self.unit == "steps":
+            return progress.steps // n
+        if self.unit == "samples":
+            return progress.samples // n
+        if d != 1 and progress.epoch_size:
+            return (progress.epochs * progress.epoch_size + progress.into_epoch) * d // (n * progress.epoch_size)
+        return progress.epochs * d // n
+
+    def amount(self, progress: Progress) -> float:
+        """How many times this length fits into what is done, with the fraction."""
+        done = {"steps": progress.steps, "samples": progress.samples}.get(self.unit, progress.epoch)
+        return done / float(self.value)
+
+    def due(self, before: Progress, after: Progress) -> bool:
+        """Whether a multiple of this length was reached between two moments one step apart."""
+        if self.unit == "steps":
+            return after.steps % self.value.numerator == 0
+        return self.count(after) > self.count(before)
+
+    def needs_epoch_size(self) -> bool:
+        """Whether this length can only be told with a known number of samples in an epoch."""
+        return self.unit == "epochs" and self.value.denominator != 1
+
+    def __str__(self) -> str:
+        number = str(self.value) if self.value.denominator == 1 else str(float(self.value))
+        return f"{number} {self.unit[:-1] if self.value == 1 else self.unit}"
+
+    def __repr__(self) -> str:
+        return f"Duration.parse({str(self)!r})"
+
+
+def parse_seconds(text: str | float) -> float:
+    """Seconds of a time such as ``"90 minutes"``, ``"2 hours"`` or a plain number of seconds.
+
+    Raises:
+        ConfigError: the text has no number, an unknown unit, or is not positive.
+    """
+    if isinstance(text, (int, float)):
+        number, unit = Fraction(text), "s"
+    else:
+        number, unit = _split(text, "a time such as '90 minutes' or '2 hours'")
+    if unit not in _SECONDS:
+        raise ConfigError(f"{text!r} has the unknown unit {unit!r}; say seconds, minutes or hours")
+    if number <= 0:
+        raise ConfigError(f"{text!r} must be more than zero")
+    return float(number * _SECONDS[unit])
+
+
+def _split(text: object, wanted: str) -> tuple[Fraction, str]:
+    match = _LENGTH.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
+        raise ConfigError(f"{text!r} is not {wanted}")
+    return Fraction(match[1].replace("_", "")), match[2].lower()

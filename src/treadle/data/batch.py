@@ -1,0 +1,77 @@
+"""A batch: the samples of one optimizer step, cut into the micro-batches that go through the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from treadle.core.errors import DataError
+from treadle.core.structure import describe, leaves, map_leaves
+from treadle.data.order import Indices
+
+
+@dataclass(slots=True)
+class Batch:
+    """One optimizer step's data.
+
+    Args:
+        parts: micro-batches, in the user's own structure.
+        counts: samples in each part.
+        positions: how far the epoch moves on: samples, or 1 for a batch that came as one.
+        ends_epoch: whether this is the last of its epoch.
+        ids: index of each sample in its dataset, where it has one.
+    """
+
+    parts: Sequence[Any]
+    counts: Sequence[int]
+    positions: int
+    ends_epoch: bool
+    ids: Indices | None = None
+
+    @property
+    def samples(self) -> int:
+        """Samples in all parts."""
+        return sum(self.counts)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """A batch with every tensor on a device; arrays become tensors, anything else stays what it is."""
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
+            leaf = torch.from_numpy(leaf)
+        return leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf
+
+    return map_leaves(move, value)
+
+
+def count_samples(batch: Any) -> int:
+    """Samples in a batch that came as one: the length of its first tensor or array.
+
+    Raises:
+        DataError: nothing in the batch has a length.
+    """
+    found = [len(leaf) for leaf in leaves(batch) if isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim]
+    if not found:
+        raise DataError(f"cannot count the samples of a batch without a tensor: {describe(batch)}")
+    return found[0]
+
+
+def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int]]:
+    """Cut a batch that came as one into micro-batches: every tensor whose first dimension is the number of samples."""
+    if size is None or size >= count:
+        return [batch], [count]
+
+    def cut(start: int) -> Any:
+        def one(leaf: Any) -> Any:
+            whole = isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim and len(leaf) == count
+            return leaf[start : start + size] if whole else leaf
+
+        return map_leaves(one, batch)
+
+    starts = range(0, count, size)
+    return [cut(start) for start in starts], [min(size, count - start) for start in starts]

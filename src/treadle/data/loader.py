@@ -1,0 +1,180 @@
+"""The loader: batches from any source, from any position, for ever.
+
+One iterator serves the whole run: workers live across epochs, and what is read ahead crosses them. Its state is
+one number, the position, because order and augmentation are functions of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from copy import copy
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from treadle.core.errors import DataError
+from treadle.core.structure import leaves, map_leaves
+from treadle.data import fetch
+from treadle.data.batch import Batch, to_device
+from treadle.data.order import Order, Reader
+from treadle.data.sources import Source, Workers, resolve
+from treadle.system.seed import preserved_rng
+
+
+class Loader:
+    """Batches of a dataset.
+
+    Args:
+        data: a dataset, see `treadle.data.sources`.
+        batch_size: samples in one optimizer step; a DataLoader's own wins.
+        micro_batch: samples in one part of it; None keeps it whole.
+        sampler: the order where the data does not name its own.
+        seed: what order and augmentation are made from.
+        drop_last: leave out the last, smaller batch of an epoch.
+        workers: loading processes; a DataLoader's own wins.
+        device: where batches go.
+        resident: whether data in memory moves to the device as a whole; "auto": where it fits easily.
+
+    Raises:
+        DataError: the data is empty, of no readable kind, or `drop_last` leaves nothing of it.
+
+    Example:
+        >>> loader = Loader((torch.arange(10.),), batch_size=4, sampler="sequential")
+        >>> [batch.samples for batch in loader.batches(epochs=1)]
+        [4, 4, 2]
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        *,
+        batch_size: int,
+        micro_batch: int | None = None,
+        sampler: str | Order = "shuffle",
+        seed: int = 0,
+        drop_last: bool = False,
+        workers: int | str = 0,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+        resident: str | bool = "auto",
+    ) -> None:
+        self.source = source = resolve(data, sampler)
+        self.batch_size = source.batch_size or batch_size
+        self.micro_batch = micro_batch
+        self.drop_last = drop_last if source.drop_last is None else source.drop_last
+        self.seed, self.device = seed, device
+        self._workers = source.workers or Workers(min(8, os.cpu_count() or 1) if workers == "auto" else int(workers))
+        self.notes = list(source.notes)
+        if source.batch_size and source.batch_size != batch_size:
+            self.notes.append(f"batch_size {source.batch_size} of the DataLoader is used, not {batch_size} of the config")
+        if source.kind == "streamed" and self._workers.count > 1:
+            self._workers = Workers(1, self._workers.init, self._workers.context, self._workers.prefetch)
+            self.notes.append("an IterableDataset is read by one worker: several would each read all of it")
+        if source.kind == "tensors" and device.type != "cpu" and _fits(source, device, resident):
+            source.data = map_leaves(lambda leaf: leaf.to(device), source.data)
+            source.index = None if source.index is None else source.index.to(device)
+        if self.epoch_steps == 0:
+            raise DataError(f"drop_last leaves no batch: the dataset has {source.length} samples, a batch {self.batch_size}")
+
+    @property
+    def epoch_size(self) -> int | None:
+        """Positions in one epoch: samples, or batches where the data comes in batches; None where nobody knows."""
+        length = self.source.length
+        if length is None or self.source.kind == "batched":
+            return length
+        return length // self.batch_size * self.batch_size if self.drop_last else length
+
+    @property
+    def epoch_steps(self) -> int | None:
+        """Optimizer steps in one epoch; None where nobody knows."""
+        size = self.epoch_size
+        return size if size is None or self.source.kind == "batched" else -(-size // self.batch_size)
+
+    def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None) -> Iterator[Batch]:
+        """Batches from a position on.
+
+        Args:
+            epoch: epochs finished.
+            into: positions of the current epoch already used.
+            epochs: how many epochs to give; None goes on for ever.
+        """
+        for batch in self._read(epoch, into):
+            if self.device.type != "cpu" or self.source.kind == "batched":
+                batch.parts = [to_device(part, self.device) for part in batch.parts]
+            yield batch
+            if batch.ends_epoch and epochs is not None:
+                epochs -= 1
+                if epochs == 0:
+                    return
+
+    def peek(self) -> Any:
+        """The first micro-batch, read in this process and without moving anything; for checks before the start."""
+        one = copy(self)
+        one._workers = Workers(0)
+        return next(one.batches(epochs=1)).parts[0]
+
+    def _read(self, epoch: int, into: int) -> Iterator[Batch]:
+        kind, source = self.source.kind, self.source
+        if kind == "tensors":
+            return (fetch.from_tensors(source, chunk, self.micro_batch) for chunk in self._chunks(epoch, into))
+        if kind == "batched":
+            batches = fetch.batched(source, self.seed, self.micro_batch, epoch, into)
+            return batches if fetch.at_hand(source.data) else _isolated(batches)
+        if kind == "streamed":
+            stream = fetch.Stream(source, self.seed, self.batch_size, self.micro_batch, self.drop_last, epoch, into)
+            return self._with_workers(stream, None) if self._workers.count else _isolated(iter(stream))
+        samples = fetch.Fetch(source, self.seed, self.micro_batch)
+        chunks = self._chunks(epoch, into)
+        return self._with_workers(samples, chunks) if self._workers.count else _isolated(samples[chunk] for chunk in chunks)
+
+    def _chunks(self, epoch: int, into: int) -> Iterator[fetch.Chunk]:
+        """Which samples make which batch: everything there is to know about order."""
+        size = self.epoch_size
+        assert size is not None and self.source.length is not None
+        reader = Reader(self.source.order, self.seed, self.source.length)
+        while True:
+            while into < size:
+                count = min(self.batch_size, size - into)
+                yield fetch.Chunk(epoch, into, reader.read(epoch, into, count), into + count == size)
+                into += count
+            epoch, into = epoch + 1, 0
+
+    def _with_workers(self, dataset: Any, chunks: Iterator[fetch.Chunk] | None) -> Iterator[Batch]:
+        workers = self._workers
+        return iter(
+            DataLoader(
+                dataset,
+                sampler=chunks,
+                batch_size=None,
+                collate_fn=_same,
+                num_workers=workers.count,
+                worker_init_fn=workers.init,
+                multiprocessing_context=workers.context,
+                prefetch_factor=workers.prefetch,
+                # Its own generator, so that nothing is drawn from the run's.
+                generator=torch.Generator().manual_seed(self.seed),
+            )
+        )
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def _isolated(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Read in this process without moving its random generators."""
+    while True:
+        with preserved_rng():
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
+
+
+def _fits(source: Source, device: torch.device, resident: str | bool) -> bool:
+    if isinstance(resident, bool):
+        return resident
+    if device.type != "cuda":
+        return False
+    return sum(leaf.nbytes for leaf in leaves(source.data)) * 4 <= torch.cuda.mem_get_info(device)[0]

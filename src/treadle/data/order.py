@@ -1,0 +1,159 @@
+"""Order: which sample stands at a position, as a pure function of (seed, epoch, position).
+
+A shuffled epoch is a keyed bijection of 0..n-1, computed a block at a time. It needs no memory at any length,
+starts anywhere at once, and gives the same order whatever reads it: that is all a resume needs to know.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from treadle.core.errors import DataError
+from treadle.core.mix import GOLDEN, MUL1, MUL2, mix
+
+Indices = NDArray[np.int64]
+ROUNDS = 8
+BLOCK = 1 << 14
+
+
+class Order(Protocol):
+    """Which sample stands where. An own one is any object with this method, free of state."""
+
+    def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """The samples at some positions of an epoch.
+
+        Args:
+            seed: the run's seed.
+            epoch: epochs finished before this one.
+            positions: int64 positions in 0..length-1.
+            length: number of samples.
+
+        Returns:
+            int64 indices in 0..length-1, one for each position.
+        """
+
+
+class Sequential:
+    """The data's own order."""
+
+    def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """See `Order.indices`."""
+        return positions
+
+
+class Shuffle:
+    """A new permutation each epoch.
+
+    A Feistel network of 8 rounds on pairs (a, b) with a < A, b < B and A * B just above the length; what falls
+    above the length is walked on until it does not.
+
+    Source:
+        Black and Rogaway, Ciphers with Arbitrary Finite Domains, section 4 (cycle walking) and 5 (generalized Feistel).
+    """
+
+    def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """See `Order.indices`."""
+        rows = max(1, math.isqrt(length - 1) + 1)
+        columns = -(-length // rows)
+        keys = [mix(seed, epoch, number, length) for number in range(ROUNDS)]
+        out = _feistel(positions.astype(np.uint64), rows, columns, keys)
+        while (outside := out >= length).any():
+            out[outside] = _feistel(out[outside], rows, columns, keys)
+        return out.astype(np.int64)
+
+
+class Replacement:
+    """Independent draws, each sample equally likely."""
+
+    def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """See `Order.indices`."""
+        return (_hashed(positions, mix(seed, epoch, 1)) % np.uint64(length)).astype(np.int64)
+
+
+class Weighted:
+    """Independent draws, with probabilities in proportion to weights.
+
+    Args:
+        weights: one non-negative number a sample, shape (length,).
+
+    Raises:
+        DataError: a weight is negative or not finite, all are zero, or there are not as many as samples.
+
+    Example:
+        >>> Weighted([0.0, 1.0]).indices(0, 0, np.arange(3), 2).tolist()
+        [1, 1, 1]
+    """
+
+    def __init__(self, weights: Sequence[float]) -> None:
+        values = np.asarray(weights, dtype=np.float64)
+        if values.ndim != 1 or not len(values) or not np.isfinite(values).all() or (values < 0).any() or not values.sum() > 0:
+            raise DataError(f"weights must be one non-negative finite number a sample, not all zero; got {values!r}")
+        self._upto = np.cumsum(values)
+
+    def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """See `Order.indices`."""
+        if len(self._upto) != length:
+            raise DataError(f"{len(self._upto)} weights were given for {length} samples; give one a sample")
+        share = (_hashed(positions, mix(seed, epoch, 2)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return np.searchsorted(self._upto, share * self._upto[-1], side="right").astype(np.int64)
+
+
+NAMED: dict[str, Order] = {"shuffle": Shuffle(), "sequential": Sequential(), "replacement": Replacement()}
+
+
+class Reader:
+    """Reads an order a block ahead, so that a small batch does not pay for the vector machinery.
+
+    Args:
+        order: which sample stands where.
+        seed: the run's seed.
+        length: number of samples.
+    """
+
+    def __init__(self, order: Order, seed: int, length: int) -> None:
+        self._order, self._seed, self._length = order, seed, length
+        self._epoch, self._start = -1, 0
+        self._block: Indices = np.empty(0, dtype=np.int64)
+
+    def read(self, epoch: int, start: int, count: int) -> Indices:
+        """The samples at positions ``start`` to ``start + count - 1`` of an epoch.
+
+        Raises:
+            DataError: an own order gave something else than one index in range for each position.
+        """
+        offset = start - self._start
+        if epoch != self._epoch or offset < 0 or offset + count > len(self._block):
+            stop = min(self._length, start + max(BLOCK, count))
+            block = self._order.indices(self._seed, epoch, np.arange(start, stop, dtype=np.int64), self._length)
+            self._epoch, self._start, self._block, offset = epoch, start, self._checked(block, stop - start), 0
+        return self._block[offset : offset + count]
+
+    def _checked(self, block: Indices, count: int) -> Indices:
+        if len(block) != count or (count and (block.min() < 0 or block.max() >= self._length)):
+            name = type(self._order).__name__
+            raise DataError(f"the order {name} must give {count} indices in 0..{self._length - 1}, one for each position")
+        return block
+
+
+def _feistel(x: NDArray[np.uint64], rows: int, columns: int, keys: list[int]) -> NDArray[np.uint64]:
+    """One pass of the network: a bijection of 0..rows*columns-1, since each round only adds to one half what the other says."""
+    a, b = x // np.uint64(columns), x % np.uint64(columns)
+    for number, key in enumerate(keys):
+        if number % 2:
+            b = (b + _hashed(a, key) % np.uint64(columns)) % np.uint64(columns)
+        else:
+            a = (a + _hashed(b, key) % np.uint64(rows)) % np.uint64(rows)
+    return a * np.uint64(columns) + b
+
+
+def _hashed(x: NDArray[np.integer], key: int) -> NDArray[np.uint64]:
+    """SplitMix64's output function on a whole array, see `treadle.core.mix`."""
+    z = x.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(MUL1)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(MUL2)
+    return z ^ (z >> np.uint64(31))

@@ -1,0 +1,228 @@
+"""Sources: what kind of data this is. Said by its type, never guessed from the shape of an item.
+
+    a tuple (or dict) of tensors, TensorDataset, and Subsets of it   -> Tensors    in memory, read a batch at a time
+    anything with __len__ and __getitem__                            -> Indexed    samples by index
+    an IterableDataset                                               -> Streamed   samples in its own order
+    treadle.Batches(iterable)                                        -> Batched    batches in its own order
+    torch's DataLoader                                               -> what is in it, with its batch size, collate and workers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    default_collate,
+)
+
+from treadle.core.errors import DataError, did_you_mean
+from treadle.data.order import NAMED, Order, Weighted
+
+Collate = Callable[[list[Any]], Any]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A dataset of samples, with a say in how they are drawn and put together.
+
+    Args:
+        dataset: anything with ``__len__`` and ``__getitem__``, a tuple of tensors, or an ``IterableDataset``.
+        sampler: "shuffle", "sequential", "replacement", `treadle.data.Weighted`, or any `Order`; config.data.sampler
+            unless told.
+        collate: a list of samples -> a batch; torch's ``default_collate`` unless told.
+
+    Example:
+        >>> Samples([(1.0, 0), (2.0, 1)], sampler="sequential").sampler
+        'sequential'
+    """
+
+    dataset: Any
+    sampler: str | Order | None = None
+    collate: Collate | None = None
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Data that is batched already: each item is a batch, in the iterable's own order.
+
+    Args:
+        iterable: read once an epoch: a list, a DataLoader whose own order is wanted, or a function that returns an
+            iterator. A list is resumed at once; anything else is read again up to where the run was.
+
+    Example:
+        >>> batches = Batches([(torch.zeros(4, 2), torch.zeros(4))])
+    """
+
+    iterable: Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Processes that load, as the user set them up."""
+
+    count: int
+    init: Callable[[int], None] | None = None
+    context: Any = None
+    prefetch: int | None = None
+
+
+@dataclass
+class Source:
+    """Data and how to read it, as `resolve` understood them."""
+
+    kind: str
+    data: Any
+    order: Order
+    collate: Collate = default_collate
+    length: int | None = None
+    batch_size: int | None = None
+    drop_last: bool | None = None
+    workers: Workers | None = None
+    index: torch.Tensor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def resolve(data: Any, sampler: str | Order) -> Source:
+    """Say what kind of data this is.
+
+    Args:
+        data: what the user gave.
+        sampler: the order where the data does not name its own.
+
+    Raises:
+        DataError: the data is empty, or of no kind that can be read; the message says what can.
+    """
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, Batches):
+        return _batched(data.iterable)
+    if isinstance(data, DataLoader):
+        return _torch_loader(data)
+    if not isinstance(data, Samples):
+        data = Samples(data)
+    order = _order(data.sampler if data.sampler is not None else sampler)
+    tensors = _tensors(data.dataset) if data.collate is None else None
+    if tensors is not None:
+        return replace(tensors, order=order)
+    collate = data.collate or default_collate
+    if isinstance(data.dataset, IterableDataset):
+        return Source("streamed", data.dataset, order, collate)
+    if hasattr(data.dataset, "__getitem__") and hasattr(data.dataset, "__len__"):
+        return Source("indexed", data.dataset, order, collate, length=_counted(data.dataset))
+    hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(data.dataset, "__iter__") else ""
+    raise DataError(
+        f"{type(data.dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "
+        f"a torch IterableDataset or DataLoader, or treadle.Batches(iterable){hint}"
+    )
+
+
+def _order(sampler: str | Order) -> Order:
+    if not isinstance(sampler, str):
+        if not hasattr(sampler, "indices"):
+            raise DataError(f"sampler must have a method indices(seed, epoch, positions, length), got {sampler!r}; names: {', '.join(NAMED)}")
+        return sampler
+    if sampler not in NAMED:
+        raise DataError(f"unknown sampler {sampler!r}{did_you_mean(sampler, NAMED)}")
+    return NAMED[sampler]
+
+
+def _counted(dataset: Any) -> int:
+    length = len(dataset)
+    if length == 0:
+        raise DataError(f"the dataset {type(dataset).__name__} is empty")
+    return length
+
+
+# --- in memory ---
+
+
+def _tensors(dataset: Any) -> Source | None:
+    """The in-memory source of a dataset that is nothing but tensors; None for any other."""
+    if type(dataset) is Subset:
+        inner = _tensors(dataset.dataset)
+        if inner is None:
+            return None
+        chosen = torch.as_tensor(np.asarray(dataset.indices, dtype=np.int64))
+        return replace(inner, index=chosen if inner.index is None else inner.index[chosen], length=_counted(dataset))
+    if type(dataset) is TensorDataset:
+        dataset = tuple(dataset.tensors)
+    leaves = _leaves(dataset)
+    if not leaves or not all(isinstance(leaf, (torch.Tensor, np.ndarray)) for leaf in leaves):
+        return None
+    data = _as_tensors(dataset)
+    lengths = {len(leaf) if leaf.ndim else 0 for leaf in _leaves(data)}
+    if len(lengths) != 1:
+        raise DataError(f"tensors of a dataset must have the same length, got {', '.join(str(tuple(t.shape)) for t in _leaves(data))}")
+    if lengths == {0}:
+        raise DataError("the dataset is empty: its tensors have no items")
+    return Source("tensors", data, NAMED["shuffle"], length=lengths.pop())
+
+
+def _leaves(dataset: Any) -> list[Any]:
+    if isinstance(dataset, Mapping) and dataset:
+        return list(dataset.values())
+    if isinstance(dataset, tuple):
+        return list(dataset)
+    return [dataset] if isinstance(dataset, (torch.Tensor, np.ndarray)) else []
+
+
+def _as_tensors(dataset: Any) -> Any:
+    if isinstance(dataset, Mapping):
+        return {key: torch.as_tensor(value) for key, value in dataset.items()}
+    if isinstance(dataset, tuple):
+        return tuple(torch.as_tensor(value) for value in dataset)
+    return torch.as_tensor(dataset)
+
+
+# --- batched by somebody else ---
+
+
+def _batched(iterable: Any) -> Source:
+    length = None
+    if hasattr(iterable, "__len__"):
+        length = len(iterable)
+        if length == 0:
+            raise DataError("treadle.Batches was given an empty iterable")
+    elif not hasattr(iterable, "__iter__") and not callable(iterable):
+        raise DataError(f"treadle.Batches takes an iterable of batches, or a function that returns one; got {type(iterable).__name__}")
+    return Source("batched", iterable, NAMED["sequential"], length=length)
+
+
+def _torch_loader(loader: DataLoader[Any]) -> Source:
+    keep = "wrap it in treadle.Batches(loader) to keep its own batches and order (a resume then reads it again from its start)"
+    if loader.batch_size is None or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
+        raise DataError(f"this DataLoader makes its batches by itself (batch_sampler, or batch_size=None); {keep}")
+    order: str | Order = "sequential"
+    if not isinstance(loader.dataset, IterableDataset):
+        order = _order_of(loader.sampler, keep)
+    source = resolve(Samples(loader.dataset, order, None if loader.collate_fn is default_collate else loader.collate_fn), "shuffle")
+    context = loader.multiprocessing_context
+    source.batch_size, source.drop_last = loader.batch_size, loader.drop_last
+    source.workers = Workers(loader.num_workers, loader.worker_init_fn, context, loader.prefetch_factor)
+    source.notes.append(
+        f"DataLoader: its batch size {loader.batch_size}, collate function and {loader.num_workers} workers are kept; "
+        f"the order is Treadle's own ({type(source.order).__name__.lower()}, from the seed), so that a resume is exact"
+    )
+    return source
+
+
+def _order_of(sampler: Any, keep: str) -> str | Order:
+    if type(sampler) is SequentialSampler:
+        return "sequential"
+    if type(sampler) is RandomSampler:
+        return "replacement" if sampler.replacement else "shuffle"
+    if type(sampler) is WeightedRandomSampler and sampler.replacement:
+        return Weighted(sampler.weights.tolist())
+    raise DataError(f"the order of a {type(sampler).__name__} cannot be made from a seed and a position; {keep}")

@@ -1,0 +1,113 @@
+"""Evaluation: a dataset, seen once and in order, that leaves everything as it was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.config.schema import Config
+from treadle.core.errors import ObjectiveError
+from treadle.data.loader import Loader
+from treadle.metrics.group import Group
+from treadle.metrics.means import Means
+from treadle.step.objective import Objective, Outcome, as_outcome
+from treadle.system.precision import Precision
+from treadle.system.seed import preserved_rng
+from treadle.system.transfer import to_host
+
+Models = nn.Module | Mapping[str, nn.Module]
+
+
+def evaluate(
+    model: Models, objective: Objective, loader: Loader, metrics: Group, precision: Precision, values: Mapping[str, float]
+) -> dict[str, Any]:
+    """Loss and metrics over a whole dataset.
+
+    Args:
+        model: one model, or several by name; weights, mode and buffers stay as they are.
+        objective: ``objective(model, batch, **values)``.
+        loader: the data, in its own order.
+        metrics: fed with the outcome's output and target.
+        precision: the number format of the forward pass.
+        values: keywords for the objective.
+
+    Returns:
+        ``loss``, every additive value of the outcome's logs, and every metric by its name: numbers, or tensors on the
+        CPU where a metric gives more than one number.
+    """
+    means = Means(guard=False)
+    metrics.reset()
+    with as_found(model, training=False), torch.no_grad():
+        for batch in loader.batches(epochs=1):
+            for part, count in zip(batch.parts, batch.counts, strict=True):
+                with precision.autocast():
+                    outcome = as_outcome(objective(model, part, **values), part)
+                add_outcome(means, outcome, count)
+                feed(metrics, outcome)
+        results = {**means.window(), **metrics.compute()}
+    metrics.reset()
+    return dict(zip(results, map(_plain, results.values()), strict=True))
+
+
+def evaluation_loader(data: Any, config: Config, device: torch.device) -> Loader:
+    """A dataset in its own order."""
+    machine = config.machine
+    size = config.evaluate.batch_size or machine.micro_batch or config.batch_size
+    return Loader(
+        data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident
+    )
+
+
+def add_outcome(means: Means, outcome: Outcome, samples: int) -> None:
+    """Add the loss and the logs of an outcome to running means."""
+    count = samples if outcome.count is None else outcome.count
+    means.add("loss", outcome.loss.detach(), count)
+    for name, value in outcome.logs.items():
+        means.add(name, value, count)
+
+
+def feed(metrics: Group, outcome: Outcome) -> None:
+    """Feed an outcome to metrics.
+
+    Raises:
+        ObjectiveError: there are metrics, and the outcome has no output for them.
+    """
+    if not metrics:
+        return
+    if outcome.output is None:
+        raise ObjectiveError(
+            "metrics need the model's output, and this objective gives none; return treadle.Outcome(loss, output=..., target=...) "
+            "from it, or leave metrics out"
+        )
+    output = outcome.output
+    metrics.update(output.detach() if isinstance(output, torch.Tensor) else output, outcome.target)
+
+
+@contextmanager
+def as_found(model: Models, training: bool) -> Iterator[None]:
+    """Set a mode, and put back after it: each module's own mode, every buffer, every random generator."""
+    roots = list(model.values()) if isinstance(model, Mapping) else [model]
+    modes = [(module, module.training) for root in roots for module in root.modules()]
+    # In evaluation mode no buffer moves by itself, so copies are only needed for the other.
+    buffers = [(buffer, buffer.clone()) for root in roots for buffer in root.buffers()] if training else []
+    with preserved_rng():
+        for module, was in modes:
+            module.training = was and training
+        try:
+            yield
+        finally:
+            for module, was in modes:
+                module.training = was
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.numel() != 1:
+        return value.detach().cpu()
+    return to_host([value])[0]

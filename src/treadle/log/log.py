@@ -1,0 +1,150 @@
+"""The log of a run: values wait on their device until a row is due, then go to the journal and every writer."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from treadle.config.schema import LogConfig
+from treadle.core.errors import UsageError
+from treadle.core.when import Progress
+from treadle.log.console import Console
+from treadle.log.journal import Journal, read_journal
+from treadle.log.tensorboard import TensorBoard
+from treadle.log.writer import COUNTERS, Row, Writer
+from treadle.system.transfer import to_host
+
+
+class Log:
+    """Rows of a run.
+
+    Args:
+        folder: the run folder.
+        writers: views of the journal.
+    """
+
+    def __init__(self, folder: Path, writers: Sequence[Writer]) -> None:
+        self._folder = folder
+        self._writers = list(writers)
+        self._journal: Journal | None = None
+        self._rows: dict[int, Row] = {}  # by step, values still on their devices
+        self.latest: dict[str, tuple[Any, int]] = {}
+        """The newest fetched value of every name, with its step."""
+
+    def open(self, length: int) -> None:
+        """Cut the journal back to a length in bytes, and make every view anew from it."""
+        path = self._folder / "metrics.jsonl"
+        self._journal = Journal(path, length)
+        for row in read_journal(path):
+            self._remember(row)
+        for writer in list(self._writers):
+            self._guarded(writer, "open", self._folder, read_journal(path))
+
+    def add(self, progress: Progress, step: int, values: Mapping[str, Any]) -> None:
+        """Add values to the row of a step. Nothing is fetched.
+
+        Raises:
+            UsageError: a name is no text, or one that every row has.
+        """
+        row = self._rows.get(step)
+        if row is None:
+            row = self._rows[step] = {"step": step, "epoch": progress.epoch, "samples": progress.samples, "wall": time.time()}
+        for name, value in values.items():
+            if not isinstance(name, str) or name in COUNTERS:
+                raise UsageError(f"a value cannot be logged as {name!r}: every row has {', '.join(COUNTERS)} by itself")
+            row[name] = value.detach() if hasattr(value, "detach") else value
+
+    def flush(self) -> None:
+        """Fetch all waiting values in one copy, and write their rows."""
+        rows, self._rows = list(self._rows.values()), {}
+        names = [(row, name) for row in rows for name in row if name not in COUNTERS]
+        for (row, name), value in zip(names, to_host([row[name] for row, name in names]), strict=True):
+            row[name] = value if value is None or isinstance(value, (int, float, str, bool, list, dict)) else float(value)
+        for row in sorted(rows, key=lambda row: row["step"]):
+            self._remember(row)
+            self._write(row)
+
+    def fetch(self, name: str, step: int | None = None) -> Any:
+        """The newest value of a name, fetched if it still waits.
+
+        Args:
+            name: what was logged.
+            step: only a value of this step counts; any does unless told.
+
+        Returns:
+            the value; None where there is none.
+        """
+        waiting = [at for at, row in self._rows.items() if name in row]
+        if waiting:
+            value, at = to_host([self._rows[max(waiting)][name]])[0], max(waiting)
+        else:
+            value, at = self.latest.get(name, (None, step))
+        return value if step is None or at == step else None
+
+    def names(self) -> set[str]:
+        """Every name that was logged so far."""
+        return {name for row in self._rows.values() for name in row} - set(COUNTERS) | set(self.latest)
+
+    def tick(self, progress: Progress, loss: float, left: float | None) -> None:
+        """Tell the writers that show progress where the run is, and how many seconds are left."""
+        rate = self.latest.get("throughput/samples_per_s", (None, 0))[0]
+        for writer in list(self._writers):
+            if hasattr(writer, "tick"):
+                self._guarded(writer, "tick", progress, loss, rate, left)
+
+    def say(self, text: str) -> None:
+        """Tell the writers that show text, such as the console."""
+        for writer in list(self._writers):
+            if hasattr(writer, "say"):
+                self._guarded(writer, "say", text)
+
+    def sync(self) -> int:
+        """Write what waits, make the journal survive a power cut, and say how long it is, in bytes."""
+        self.flush()
+        return self._journal.sync() if self._journal else 0
+
+    def close(self) -> None:
+        """Write what waits, and end every writer."""
+        if self._journal is not None:
+            self.flush()
+            self._journal.close()
+        for writer in list(self._writers):
+            self._guarded(writer, "close")
+
+    def _write(self, row: Row) -> None:
+        assert self._journal is not None, "Log.open comes first"
+        try:
+            self._journal.write(row)
+        except OSError as error:
+            self.say(f"warning: metrics.jsonl cannot be written at step {row['step']} ({error.strerror}); the rows wait in memory")
+        for writer in list(self._writers):
+            self._guarded(writer, "write", row)
+
+    def _remember(self, row: Row) -> None:
+        for name, value in row.items():
+            if name not in COUNTERS:
+                self.latest[name] = (value, row["step"])
+
+    def _guarded(self, writer: Any, method: str, *args: Any) -> None:
+        """Call a writer; one that raises is reported and dropped, and the run goes on."""
+        try:
+            getattr(writer, method)(*args)
+        except Exception as error:
+            self._writers.remove(writer)
+            text = f"warning: the writer {type(writer).__name__} raised {type(error).__name__}: {error}; the run goes on without it"
+            self.say(text)
+            if not any(hasattr(other, "say") for other in self._writers):
+                print(text, file=sys.stderr)
+
+
+def default_writers(config: LogConfig) -> list[Writer]:
+    """The writers that a config asks for.
+
+    Raises:
+        ConfigError: TensorBoard is asked for and not installed.
+    """
+    wants_tensorboard = TensorBoard.installed() if config.tensorboard == "auto" else config.tensorboard
+    return [Console(config.console), *([TensorBoard()] if wants_tensorboard else [])]

@@ -1,0 +1,58 @@
+"""Pace: how long steps take, how much of that is waiting for data, and how long the rest will take. No device is waited for."""
+
+from __future__ import annotations
+
+import time
+
+from treadle.core.when import Progress
+
+TICK_S = 0.25
+"""The progress bar moves at most this often."""
+
+
+class Pace:
+    """Times of one run.
+
+    Args:
+        progress: where the run begins or goes on.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        now = time.perf_counter()
+        self._start = self._window = progress
+        self._started = self._window_began = self._epoch_began = self._step_ended = now
+        self._ticked = float("-inf")
+        self._waited = 0.0
+
+    def data_arrived(self, begins_epoch: bool) -> None:
+        """A batch is there: what passed since the last step was waiting for it."""
+        now = time.perf_counter()
+        self._waited += now - self._step_ended
+        if begins_epoch:
+            self._epoch_began = self._step_ended
+
+    def step_ended(self) -> bool:
+        """A step is over; says whether the progress bar should move."""
+        self._step_ended = now = time.perf_counter()
+        if now - self._ticked < TICK_S:
+            return False
+        self._ticked = now
+        return True
+
+    def epoch(self) -> dict[str, float]:
+        """Seconds since the epoch began."""
+        return {"time/epoch_s": time.perf_counter() - self._epoch_began}
+
+    def window(self, progress: Progress) -> dict[str, float]:
+        """Means a step since the last call: seconds, seconds of waiting for data, samples a second."""
+        now = time.perf_counter()
+        steps, samples, seconds = progress.steps - self._window.steps, progress.samples - self._window.samples, now - self._window_began
+        waited, self._waited, self._window, self._window_began = self._waited, 0.0, progress, now
+        if not steps or not seconds:
+            return {}
+        return {"time/step_s": seconds / steps, "time/data_s": waited / steps, "throughput/samples_per_s": samples / seconds}
+
+    def seconds_left(self, progress: Progress) -> float | None:
+        """Estimate from the mean pace so far; None before there is one."""
+        done = progress.fraction - self._start.fraction
+        return (time.perf_counter() - self._started) * (1 - progress.fraction) / done if done > 0 else None

@@ -1,0 +1,57 @@
+"""Stop when a value no longer gets better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from treadle.core.errors import ConfigError
+
+
+class EarlyStop:
+    """Stop the run when a logged value has not improved for a number of evaluations.
+
+    The last checkpoint is saved as at any stop, and the best one stays.
+
+    Args:
+        monitor: name of a logged value, such as ``"valid/accuracy"``.
+        patience: evaluations without improvement that are borne; the next one stops.
+        mode: "min" or "max": what is better.
+        min_delta: an improvement must be larger than this.
+
+    Raises:
+        ConfigError: `patience` is negative, `mode` is neither, or `min_delta` is negative.
+
+    Example:
+        >>> EarlyStop("valid/accuracy", patience=3, mode="max").monitor
+        'valid/accuracy'
+    """
+
+    def __init__(self, monitor: str, *, patience: int = 3, mode: str = "min", min_delta: float = 0.0) -> None:
+        if mode not in ("min", "max"):
+            raise ConfigError(f"EarlyStop: mode must be 'min' or 'max', got {mode!r}")
+        if patience < 0 or min_delta < 0:
+            raise ConfigError(f"EarlyStop: patience and min_delta must not be negative, got {patience!r} and {min_delta!r}")
+        self.monitor, self._patience, self._min_delta = monitor, patience, min_delta
+        self._sign = 1.0 if mode == "min" else -1.0
+        self._best: float | None = None
+        self._waited = 0
+
+    def on_evaluated(self, run: Any) -> None:
+        """Look at the newest value."""
+        value = run.latest(self.monitor)
+        if value is None:
+            raise ConfigError(f"EarlyStop: no value named {self.monitor!r} was logged by this evaluation")
+        if self._best is None or self._sign * (self._best - value) > self._min_delta:
+            self._best, self._waited = float(value), 0
+            return
+        self._waited += 1
+        if self._waited > self._patience:
+            run.stop(f"{self.monitor} has not improved on {self._best:.6g} for {self._waited} evaluations")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best value and patience used, for a checkpoint."""
+        return {"best": self._best, "waited": self._waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave."""
+        self._best, self._waited = state["best"], state["waited"]

@@ -1,0 +1,104 @@
+"""Preflight: everything that can be seen to be wrong before training time is spent."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
+from treadle.data.loader import Loader
+from treadle.evaluation import Models, as_found, feed
+from treadle.metrics.group import Group
+from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_outcome, check_targets, keywords
+from treadle.system.precision import Precision
+
+
+def check_batch(
+    model: Models,
+    objective: Objective,
+    part: Any,
+    metrics: Group,
+    precision: Precision,
+    values: Mapping[str, float],
+    *,
+    training: bool,
+) -> Outcome:
+    """Send a first micro-batch through model, objective and metrics, and leave everything as it was found.
+
+    Returns:
+        its outcome, without a graph.
+
+    Raises:
+        ObjectiveError: the parts do not fit together. An exception of the user's own code arrives unchanged, with a note.
+    """
+    with as_found(model, training), warnings.catch_warnings(record=True) as caught, torch.set_grad_enabled(training):
+        warnings.simplefilter("always")
+        try:
+            with precision.autocast():
+                outcome = as_outcome(objective(model, part, **values), part)
+        except Exception as error:
+            error.add_note(f"raised while a first {'training' if training else 'validation'} batch was tried, before any update")
+            raise
+        check_outcome(objective, outcome, trains=training)
+        feed(metrics, outcome)
+        metrics.reset()
+    for warning in caught:
+        if "target size" in str(warning.message) and "different to the input size" in str(warning.message):
+            raise ObjectiveError(
+                f"output and target have different shapes, and torch would broadcast them: {str(warning.message).split(' This will')[0]} "
+                "Make them equal, for example with output.squeeze(1)"
+            )
+    outcome.loss = outcome.loss.detach()
+    return outcome
+
+
+def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) -> None:
+    """Look at every label of data that is in memory; a wrong one would raise in the middle of an epoch.
+
+    Raises:
+        ObjectiveError: a label is no class of the model's output.
+    """
+    if loader.source.kind == "tensors" and isinstance(objective, Supervised) and isinstance(outcome.output, torch.Tensor):
+        _, target = objective.unpack(loader.source.data)
+        if loader.source.index is not None:
+            target = target[loader.source.index.to(target.device)]
+        check_targets(objective, outcome.output, target)
+
+
+def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective) -> None:
+    """Raise where a schedule belongs to nothing.
+
+    Raises:
+        ConfigError: a name is no field of an optimizer's groups and no keyword of the objective; the nearest is given.
+    """
+    fields = {field for optimizer in optimizers for group in optimizer.param_groups for field in group} - {"params"}
+    for name in names:
+        taken = keywords(objective)
+        if name not in fields and taken is not None and name not in taken:
+            raise ConfigError(
+                f"the schedule {name!r} is neither a field of the optimizer nor a keyword of the objective"
+                f"{did_you_mean(name, fields | taken)}"
+            )
+
+
+def check_names(wanted: Mapping[str, str | None], known: set[str], others: bool) -> None:
+    """Raise where something waits for a value that is never logged.
+
+    Args:
+        wanted: names of values, by who asks for them, such as ``{"checkpoint.best": "valid/accuracy"}``.
+        known: the names that will be logged.
+        others: whether handlers of the user may log further names; then only a near miss is taken for a misspelling.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    for who, name in wanted.items():
+        if name is None or name in known or any(name.startswith(f"{one}/") for one in known):
+            continue
+        hint = did_you_mean(name, known)
+        if not others or "did you mean" in hint:
+            raise ConfigError(f"{who}: no value named {name!r} is logged{hint}")

@@ -1,0 +1,239 @@
+"""The objective: from a model and a batch to a loss.
+
+An objective is any callable ``objective(model, batch) -> Tensor | Outcome``. A loss module stands for
+``supervised(loss)``; None stands for a model that computes its own loss.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.core.errors import ObjectiveError, did_you_mean
+from treadle.core.structure import describe
+
+Objective = Callable[..., Any]
+Count = int | float | torch.Tensor
+
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
+_CLASSIFYING = (nn.CrossEntropyLoss, nn.NLLLoss)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an objective found out about one batch.
+
+    Args:
+        loss: scalar tensor, a mean over `count` things.
+        output: what the metrics see as the model's answer.
+        target: what the metrics compare it with.
+        count: how many things the loss is a mean over, where these are not the samples: tokens, pixels. A number,
+            or a scalar tensor (which stays on its device).
+        logs: further scalars to log, each averaged like the loss.
+
+    Example:
+        >>> Outcome(torch.tensor(0.5), count=3).count
+        3
+    """
+
+    loss: torch.Tensor
+    output: Any = None
+    target: Any = None
+    count: Count | None = None
+    logs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Supervised:
+    """See `supervised`."""
+
+    def __init__(self, loss: Callable[[Any, Any], torch.Tensor], input: str, target: str) -> None:
+        if getattr(loss, "reduction", "mean") != "mean":
+            raise ObjectiveError(
+                f"{type(loss).__name__}(reduction={loss.reduction!r}): Treadle weights means by their counts, so that uneven "  # type: ignore[attr-defined]
+                "batches come out exact; use reduction='mean'"
+            )
+        self.loss, self._input, self._target = loss, input, target
+
+    def __call__(self, model: nn.Module, batch: Any) -> Outcome:
+        """The loss of one batch, with the model's output for the metrics."""
+        input, target = self.unpack(batch)
+        output = model(input)
+        return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target))
+
+    def unpack(self, batch: Any) -> tuple[Any, Any]:
+        """Input and target of a batch.
+
+        Raises:
+            ObjectiveError: the batch is no pair, or has no such fields.
+        """
+        if isinstance(batch, Mapping):
+            return self._field(batch, self._input), self._field(batch, self._target)
+        if isinstance(batch, (tuple, list)) and len(batch) == 2:
+            return batch[0], batch[1]
+        raise ObjectiveError(
+            f"a loss module needs batches of (input, target), this one is {describe(batch)}; write an objective: "
+            "def objective(model, batch): ... return treadle.Outcome(loss, output, target)"
+        )
+
+    def input_of(self, batch: Mapping[str, Any]) -> Any:
+        """The model's input in a batch that is a dict."""
+        return self._field(batch, self._input)
+
+    @staticmethod
+    def _field(batch: Mapping[str, Any], name: str) -> Any:
+        if name not in batch:
+            raise ObjectiveError(
+                f"the batch has no field {name!r}{did_you_mean(name, map(str, batch))}; name its fields: treadle.supervised(loss, input=..., target=...)"
+            )
+        return batch[name]
+
+
+def supervised(loss: Callable[[Any, Any], torch.Tensor], input: str = "input", target: str = "target") -> Supervised:
+    """The objective of a loss between the model's output and a target.
+
+    Args:
+        loss: ``loss(output, target)`` -> scalar mean, such as ``nn.CrossEntropyLoss()``.
+        input: name of the model's input, where batches are dicts.
+        target: name of the target, where batches are dicts.
+
+    Returns:
+        an objective for batches ``(input, target)`` or dicts. With cross-entropy the mean is over the targets that
+        count: `ignore_index` and class weights are honoured.
+
+    Raises:
+        ObjectiveError: the loss does not average.
+
+    Example:
+        >>> objective = supervised(nn.MSELoss(), input="x", target="y")
+        >>> float(objective(nn.Identity(), {"x": torch.ones(2), "y": torch.ones(2)}).loss)
+        0.0
+    """
+    return Supervised(loss, input, target)
+
+
+def own_loss(model: nn.Module, batch: Any) -> Any:
+    """The objective of a model that computes its own loss: ``model(**batch).loss``."""
+    return model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+
+
+def as_objective(given: Any) -> Objective:
+    """An objective from what the user gave: None, a loss module, or any callable.
+
+    Raises:
+        ObjectiveError: it is none of these.
+    """
+    if given is None:
+        return own_loss
+    if isinstance(given, nn.Module):
+        return supervised(given)
+    if callable(given):
+        return given  # type: ignore[no-any-return]
+    raise ObjectiveError(f"objective must be a loss module or a callable objective(model, batch), got {given!r}")
+
+
+def as_outcome(result: Any, batch: Any) -> Outcome:
+    """An outcome from what an objective returned: a tensor, an `Outcome`, or an object with ``.loss``.
+
+    Raises:
+        ObjectiveError: there is no loss in it.
+    """
+    if isinstance(result, Outcome):
+        return result
+    if isinstance(result, torch.Tensor):
+        return Outcome(result)
+    field_of = result.get if isinstance(result, Mapping) else lambda name: getattr(result, name, None)
+    loss = field_of("loss")
+    if not isinstance(loss, torch.Tensor):
+        raise ObjectiveError(
+            f"the objective returned {describe(result)} without a loss; return a scalar tensor, treadle.Outcome(loss, ...), "
+            "or an object with .loss"
+        )
+    target = batch.get("labels") if isinstance(batch, Mapping) else None
+    return Outcome(loss, field_of("logits"), target)
+
+
+def keywords(objective: Objective) -> set[str] | None:
+    """Names of the keywords an objective takes beside model and batch; None where it takes any."""
+    target = objective.__call__ if isinstance(objective, Supervised) else objective
+    try:
+        parameters = list(inspect.signature(target).parameters.values())
+    except ValueError:  # some callables of C have no signature
+        return set()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    return {p.name for p in parameters[2:]} | {p.name for p in parameters[:2] if p.kind is p.KEYWORD_ONLY}
+
+
+# --- what can be seen to be wrong before any time is spent ---
+
+
+def check_outcome(objective: Objective, outcome: Outcome, trains: bool = True) -> None:
+    """Raise where the outcome of a first batch cannot be meant.
+
+    Args:
+        objective: what gave it.
+        outcome: the outcome.
+        trains: whether a gradient is wanted.
+
+    Raises:
+        ObjectiveError: the loss is no scalar or has no gradient, or output and target of a known loss do not fit.
+    """
+    loss = outcome.loss
+    if loss.numel() != 1:
+        raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
+    if trains and not loss.requires_grad:
+        raise ObjectiveError(
+            "the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)"
+        )
+    if isinstance(objective, Supervised):
+        _check_pair(objective.loss, outcome.output, outcome.target)
+
+
+def check_targets(objective: Objective, output: Any, target: Any) -> None:
+    """Raise where any of many targets cannot be a class of this output."""
+    if isinstance(objective, Supervised) and isinstance(objective.loss, _CLASSIFYING):
+        _check_classes(objective.loss, output, target)
+
+
+def _check_pair(loss: Any, output: Any, target: Any) -> None:
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return
+    if isinstance(loss, _ELEMENTWISE) and output.shape != target.shape:
+        raise ObjectiveError(
+            f"{type(loss).__name__}: the output has the shape {list(output.shape)}, the target {list(target.shape)}; torch would "
+            "broadcast one against the other without a word and train nonsense. Make them equal, for example with output.squeeze(1)"
+        )
+    if isinstance(loss, _CLASSIFYING):
+        _check_classes(loss, output, target)
+
+
+def _check_classes(loss: Any, output: torch.Tensor, target: torch.Tensor) -> None:
+    if output.ndim < 1 or target.shape == output.shape and target.is_floating_point():
+        return  # class probabilities
+    name, classes = type(loss).__name__, output.shape[1] if output.ndim > 1 else output.shape[0]
+    if target.is_floating_point() or target.dtype == torch.bool:
+        raise ObjectiveError(
+            f"{name}: targets are {str(target.dtype).removeprefix('torch.')} of shape {list(target.shape)}; class numbers must be int64 "
+            f"in 0..{classes - 1} (target.long()), class probabilities float of the output's shape {list(output.shape)}"
+        )
+    counted = target[target != loss.ignore_index]
+    if counted.numel() and (int(counted.min()) < 0 or int(counted.max()) >= classes):
+        wrong = sorted({int(v) for v in counted[(counted < 0) | (counted >= classes)].flatten()[:1000]})[:5]
+        raise ObjectiveError(
+            f"{name}: the model gives {classes} classes, so labels must be in 0..{classes - 1}; the data has {', '.join(map(str, wrong))}"
+        )
+
+
+def _mean_count(loss: Any, target: Any) -> Count | None:
+    """What a known loss averages over, where that is not simply the samples."""
+    if not isinstance(loss, _CLASSIFYING) or not isinstance(target, torch.Tensor) or target.is_floating_point():
+        return None
+    counted = target != loss.ignore_index
+    if loss.weight is None:
+        return counted.sum()
+    return (loss.weight[target.clamp(min=0, max=len(loss.weight) - 1)] * counted).sum()

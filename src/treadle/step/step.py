@@ -1,0 +1,185 @@
+"""The step: micro-batches, backward, update. One optimizer step, whatever it is cut into."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.optim import Optimizer
+
+from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
+from treadle.step.gradients import clip_gradients, norm_of, scale_gradients
+from treadle.step.objective import Count, Outcome
+
+
+class Record(Protocol):
+    """Where the values of a step go: ``record(name, value, weight, counted)``."""
+
+    def __call__(self, name: str, value: Any, weight: Any, counted: bool = True) -> None: ...
+
+
+class Part(Protocol):
+    """What a step needs to know of a batch, see `treadle.data.batch.Batch`."""
+
+    parts: Sequence[Any]
+    counts: Sequence[int]
+    ids: Any
+
+
+class ForwardBackward(Protocol):
+    """What a step needs to know of a number format, see `treadle.system.precision.Precision`."""
+
+    dtype: Any
+    scaler: Any
+
+    def autocast(self) -> Any: ...
+    def full(self) -> Any: ...
+
+
+class Step:
+    """One optimizer step. It belongs to its turn of the loop and is used again for the next.
+
+    Iterate over it for its micro-batches (again, for a second optimizer), call `backward` on each loss and `update`
+    once for each optimizer.
+
+    Attributes:
+        number: the n-th update is step n, from 1.
+        samples: samples in the whole batch.
+        ids: index of each sample in its dataset, int64 array of shape (samples,), or None.
+        values: this step's value of every schedule, by name.
+    """
+
+    def __init__(self, record: Record, precision: ForwardBackward) -> None:
+        self._record, self._precision = record, precision
+        self.number, self.samples, self.ids = 0, 0, None
+        self.values: Mapping[str, float] = {}
+        self._parts: Sequence[Any] = ()
+        self._counts: Sequence[int] = ()
+        self._part = 0
+        self._seen: dict[int, Count] = {}  # count of each part since the last update
+        self._logged: set[int] = set()  # parts whose count the mean loss has taken in
+        self._explicit = False  # whether an objective named its own counts
+        self._grads: list[torch.Tensor] = []
+        self._norm: torch.Tensor | None = None
+
+    def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
+        """Take the next batch. Called by the run."""
+        self.number, self.ids, self.values = number, batch.ids, values
+        self._parts, self._counts = batch.parts, batch.counts
+        self.samples, self._part = sum(batch.counts), 0
+        self._seen.clear()
+        self._logged.clear()
+        self._grads, self._norm, self._explicit = [], None, False
+
+    def __iter__(self) -> Iterator[Any]:
+        """The micro-batches, each in the user's own structure, on the run's device, under the run's precision."""
+        for self._part, batch in enumerate(self._parts):
+            if self._precision.dtype is None:
+                yield batch
+            else:
+                with self._precision.autocast():
+                    yield batch
+
+    def backward(self, loss: torch.Tensor | Outcome, count: Count | None = None) -> None:
+        """Add the gradient of a loss, weighted by its count over the whole batch's count.
+
+        Args:
+            loss: scalar tensor, a mean over `count` things; or an `Outcome`, whose count and logs are used.
+            count: how many things; the micro-batch's samples unless told.
+
+        Raises:
+            ObjectiveError: the loss is not one number, or has no gradient.
+            NonFiniteLoss: it is NaN or infinite. On the CPU at once; on an accelerator when values are next fetched.
+        """
+        if isinstance(loss, Outcome):
+            outcome, loss = loss, loss.loss
+            count = outcome.count if count is None else count
+            for name, value in outcome.logs.items():
+                self._record(name, _detached(value), self._default(count))
+        explicit, count = count is not None, self._default(count)
+        if loss.ndim and loss.numel() != 1 or not loss.requires_grad:
+            raise ObjectiveError(
+                f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, requires_grad={loss.requires_grad}"
+            )
+        value = loss.detach()
+        if value.device.type == "cpu":
+            value = value.item()
+            if isinstance(count, torch.Tensor):
+                count = count.item()
+            if count == 0:  # nothing in this micro-batch counts: its mean is 0 / 0 and it has no share
+                self._seen.setdefault(self._part, 0)
+                self._explicit = True
+                return
+            if not math.isfinite(value):
+                raise NonFiniteLoss(f"the loss is {value} at step {self.number}; nothing was updated in this step. samples: {_short(self.ids)}")
+        self._record("loss", value, count, counted=self._part not in self._logged)
+        self._logged.add(self._part)
+        self._seen[self._part] = count
+        self._explicit |= explicit
+        if len(self._parts) > 1:
+            loss = loss * (count / self.samples)
+        if self._precision.dtype is None:
+            loss.backward()
+            return
+        scaler = self._precision.scaler
+        with self._precision.full():
+            (loss if scaler is None else scaler.scale(loss)).backward()
+
+    def update(self, optimizer: Optimizer, clip: float | None = None) -> None:
+        """One optimizer update: unscale, clip, this step's schedule values, step, zero_grad.
+
+        Args:
+            optimizer: whose parameters move.
+            clip: largest norm of the whole gradient; None does not clip.
+
+        Raises:
+            UsageError: there is no gradient, because `backward` was not called.
+        """
+        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._grads = [p.grad for p in params]
+        if not params and not self._seen:
+            raise UsageError(f"step {self.number}: update() without a gradient; call step.backward(loss) before step.update(optimizer)")
+        scaler = self._precision.scaler
+        if scaler is not None:
+            scaler.unscale_(optimizer)
+        if self._explicit and len(self._parts) > 1:
+            total = sum(self._seen.values())
+            if isinstance(total, torch.Tensor) or total not in (0, self.samples):
+                scale_gradients(self._grads, self.samples / total)
+        self._norm = clip_gradients(params, self._grads, clip) if clip is not None else None
+        for name, value in self.values.items():
+            for group in optimizer.param_groups:
+                if name in group:
+                    group[name] = value
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        self._seen.clear()
+
+    @property
+    def grad_norm(self) -> torch.Tensor:
+        """Norm of the last update's whole gradient before clipping, a scalar on its device; computed when asked for."""
+        if self._norm is None:
+            self._norm = norm_of(self._grads)
+        return self._norm
+
+    def finish(self) -> None:
+        """Raise where gradients would leak into the next step. Called by the run."""
+        if self._seen:
+            raise UsageError(f"step {self.number}: backward() was called, update() was not; call step.update(optimizer) once for each optimizer")
+
+    def _default(self, count: Count | None) -> Count:
+        return self._counts[self._part] if count is None else count
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+def _short(ids: Any) -> str:
+    return "unknown" if ids is None else f"{ids[:8].tolist()}{'...' if len(ids) > 8 else ''}"

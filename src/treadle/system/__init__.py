@@ -1,0 +1,1 @@
+"""2. Where we run: device, seed, precision, run folder, signals."""

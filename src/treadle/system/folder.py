@@ -1,0 +1,138 @@
+"""The run folder: one run, one writer, never overwritten.
+
+    run.json        status, progress, reason
+    config.yaml     the complete resolved config
+    metrics.jsonl   the journal
+    checkpoints/    step-000500/ ...
+    best.json       the best checkpoints, where config.checkpoint.best is set
+    tensorboard/    a view of the journal
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TextIO
+
+from treadle.config.loading import flatten, load_config, save_config, to_dict
+from treadle.config.schema import PLACES, config_path
+from treadle.core.errors import ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
+from treadle.system.files import write_json
+
+DONE = ("finished", "stopped")
+"""Statuses after which a run does not go on by itself."""
+
+
+class RunFolder:
+    """The folder of one run, held by a lock from `open` to `close`.
+
+    Args:
+        path: the folder; made where it is missing.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: TextIO | None = None
+
+    def open(self, config: Any, accept_changes: bool) -> None:
+        """Take the folder for a run: lock it, and compare what is in it with what was asked for.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+            RunLocked: another process holds it.
+            RunFinished: the run in it is over.
+            RunChanged: the run in it was started with another config.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
+        except OSError as error:
+            raise RunFolderError(f"cannot write to the run folder {str(self.path)!r}: {error.strerror}; give another run_dir") from None
+        try:
+            self._compare(config, accept_changes)
+            save_config(config, self.path / "config.yaml")
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def record(self) -> dict[str, Any]:
+        """What `run.json` says; empty for a new run."""
+        return read_record(self.path)
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Replace `run.json`."""
+        write_json(self.path / "run.json", record)
+
+    def _take_lock(self) -> None:
+        import fcntl
+
+        # The kernel lets go of the lock when its holder dies, however it dies.
+        file = open(self.path / "lock", "a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise RunLocked(f"the run folder {str(self.path)!r} is in use by {holder}; wait for it, or give another run_dir") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        self._lock = file
+
+    def _compare(self, config: Any, accept_changes: bool) -> None:
+        record = self.record()
+        if not record:
+            return
+        changes = self._changes(config)
+        if record.get("status") in DONE and not accept_changes:
+            raise RunFinished(
+                f"the run in {str(self.path)!r} is over: {record['status']} at step {record['steps']}"
+                + (f" ({record['reason']})" if record.get("reason") else "")
+                + f"; give another run_dir for a new run, or a longer duration with accept_changes to go on{_listed(changes)}"
+            )
+        if changes and not accept_changes:
+            raise RunChanged(
+                f"{str(self.path)!r} holds a run with another config{_listed(changes)}\n"
+                "give another run_dir for a new run, or say accept_changes to go on with the new values"
+            )
+
+    def _changes(self, config: Any) -> list[str]:
+        try:
+            before = dict(flatten(to_dict(load_config(type(config), self.path / "config.yaml"))))
+        except ConfigError:
+            # Fields came or went since: compare the file as it was written.
+            before = dict(flatten(_raw(self.path / "config.yaml")))
+        after = dict(flatten(to_dict(config)))
+        prefix = f"{held}." if (held := config_path(config)) else ""
+        places = tuple(f"{prefix}{name}" for name in PLACES)
+        return [
+            f"  {key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
+            for key in dict.fromkeys([*before, *after])
+            if before.get(key, "(absent)") != after.get(key, "(absent)") and not key.startswith(places)
+        ]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What the `run.json` of a run folder says; empty where there is none."""
+    try:
+        return dict(json.loads((path / "run.json").read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def _raw(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def _listed(changes: list[str]) -> str:
+    return "".join(f"\n{line}" for line in changes)

@@ -1,0 +1,90 @@
+"""Models and optimizers, made ready for a device: moved, built, checked, compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from treadle.core.errors import ConfigError, ObjectiveError
+
+Say = Callable[[str], None]
+
+
+def prepare(model: Any, optimizer: Any, device: torch.device, say: Say) -> tuple[Any, Any]:
+    """Put models on a device, and build their optimizers.
+
+    Args:
+        model: a module, or several by name.
+        optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names.
+        device: where they go.
+        say: told what is odd but allowed.
+
+    Returns:
+        model and optimizer, in the shape in which they were given.
+
+    Raises:
+        ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
+        ConfigError: a model is no module, an optimizer is none, or the names do not fit.
+    """
+    if not isinstance(model, Mapping):
+        return _prepare_one(model, optimizer, device, "optimizer", say)
+    if not isinstance(optimizer, Mapping) or set(optimizer) != set(model):
+        given = sorted(optimizer) if isinstance(optimizer, Mapping) else type(optimizer).__name__
+        raise ConfigError(f"several models need an optimizer each, under the same names {sorted(model)}; got {given}")
+    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"optimizer {name!r}", say) for name in model}
+    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+
+
+def compiled(model: Any) -> Any:
+    """The model, or each of several, through torch.compile."""
+    return {name: torch.compile(one) for name, one in model.items()} if isinstance(model, Mapping) else torch.compile(model)
+
+
+def unwrapped(item: Any) -> Any:
+    """What is inside torch.compile's wrapper, so that its prefix never reaches a file."""
+    return getattr(item, "_orig_mod", item)
+
+
+def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, say: Say) -> tuple[nn.Module, Optimizer]:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    trainable = _trainable(model)
+    model.to(device)
+    if not isinstance(optimizer, Optimizer):
+        if not callable(optimizer):
+            raise ConfigError(
+                f"the {name} must be a callable that takes parameters, such as partial(torch.optim.SGD, lr=0.01), or an optimizer; got {optimizer!r}"
+            )
+        optimizer = optimizer(list(trainable.values()))
+        if not isinstance(optimizer, Optimizer):
+            raise ConfigError(f"the {name} must give a torch.optim.Optimizer when called with parameters, got {type(optimizer).__name__}")
+    _compare(model, trainable, optimizer, name, say)
+    return model, optimizer
+
+
+def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    named = dict(model.named_parameters())
+    trainable = {key: parameter for key, parameter in named.items() if parameter.requires_grad}
+    if not named:
+        raise ObjectiveError(f"the model {type(model).__name__} has no parameters; there is nothing to train")
+    if not trainable:
+        raise ObjectiveError(f"all {len(named)} parameters of {type(model).__name__} are frozen (requires_grad=False); there is nothing to train")
+    return trainable
+
+
+def _compare(model: nn.Module, trainable: Mapping[str, nn.Parameter], optimizer: Optimizer, name: str, say: Say) -> None:
+    """Compare what an optimizer moves with what a model can learn."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    missing = [key for key, parameter in trainable.items() if id(parameter) not in held]
+    if len(missing) == len(trainable):
+        raise ObjectiveError(
+            f"the {name} has none of the parameters of {type(model).__name__}; give a callable such as partial(torch.optim.SGD, lr=0.01), "
+            "or build it from this very model's parameters"
+        )
+    if missing:
+        shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+        say(f"warning: the {name} does not move {len(missing)} of {len(trainable)} trainable parameters: {shown}")

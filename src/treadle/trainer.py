@@ -1,0 +1,255 @@
+"""Level 2: a Trainer is the parts of a run, and the loop of level 3 with a standard body."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.config.schema import run_config
+from treadle.core.errors import ConfigError
+from treadle.core.events import Events, Handler
+from treadle.core.schedules import Schedule
+from treadle.core.structure import map_leaves
+from treadle.core.when import Duration
+from treadle.data.loader import Loader
+from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.log.writer import Writer
+from treadle.metrics.group import Group, Metric
+from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
+from treadle.run import Result, Run
+from treadle.step.objective import Supervised, as_objective, as_outcome
+from treadle.step.step import Step
+from treadle.system.device import pick_device
+from treadle.system.precision import Precision
+from treadle.system.seed import seed
+
+
+class Trainer:
+    """Model, objective, data and everything around them, ready to be fitted.
+
+    Args:
+        model: a module, a callable that builds one (called under the run's seed), or several modules by name.
+        objective: a loss module, ``objective(model, batch) -> Tensor | Outcome``, or None for a model that returns
+            an object with ``.loss`` or where `step` does the work.
+        data: the training data, see `treadle.data.sources`.
+        optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer.
+        valid: the validation data.
+        metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
+        schedules: values that change, by name, see `treadle.schedules`: fields of the optimizer, or keywords of the
+            objective.
+        handlers: objects with methods named ``on_<event>``.
+        writers: further views of the journal.
+        step: ``step(step, model, optimizer)`` in place of the standard body of the loop.
+        config: a `treadle.Config`, or an own config that inherits from it or holds one.
+
+    Raises:
+        ConfigError, ObjectiveError, DataError: where something can be seen to be wrong.
+
+    Example:
+        >>> from treadle import Config
+        >>> data = (torch.randn(8, 2), torch.randn(8, 1))
+        >>> trainer = Trainer(
+        ...     nn.Linear(2, 1), nn.MSELoss(), data, optimizer=torch.optim.SGD, config=Config(run_dir="runs/a", duration="1 epoch")
+        ... )
+        >>> sorted(trainer.evaluate(data))
+        ['loss']
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Any,
+        data: Any,
+        *,
+        optimizer: Any,
+        config: Any,
+        valid: Any = None,
+        metrics: Mapping[str, Metric] | None = None,
+        schedules: Mapping[str, Schedule] | None = None,
+        handlers: Sequence[object] = (),
+        writers: Sequence[Writer] = (),
+        step: Callable[[Step, Any, Any], object] | None = None,
+    ) -> None:
+        self.tree, self.config = config, run_config(config)
+        self.device = pick_device(self.config.machine.device)
+        self.model: Any = self._built(model)
+        self.optimizer = optimizer
+        self.objective = as_objective(objective)
+        self.data, self.valid = data, valid
+        self.metrics = Group(metrics or {}, self.device)
+        self._step = step or self._standard_step
+        self._own_step = step is not None
+        self._schedules, self._writers = dict(schedules or {}), list(writers)
+        self._events = Events()
+        for handler in handlers:
+            self._events.add(handler)
+        self._train_metrics: Group | None = None
+
+    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
+        """Decorate a function ``f(run)`` to be called at an event, see `treadle.core.events`."""
+        return self._events.on(event, every=every, once=once)
+
+    def fit(self, *, accept_changes: bool = False, origin: str = "") -> Result:
+        """Train. The same call in the same run folder goes on where the run was.
+
+        Args:
+            accept_changes: go on in a folder whose run was started with another config, or is over.
+            origin: what made this trainer, ``file:function``; kept for the command line.
+
+        Returns:
+            how the run ended.
+
+        Raises:
+            TreadleError: something can be seen to be wrong, before training time is spent; or the loss is not finite.
+                An exception of the user's own code arrives unchanged.
+        """
+        run = Run(self.tree, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=origin)
+        with run:
+            self._set_up(run)
+            model, optimizer = self._model, self.optimizer
+            checked = False
+            for step in run.steps(self._loader):
+                if not checked:
+                    self._check(run, step)
+                    checked = True
+                self._step(step, model, optimizer)
+        return run.result
+
+    def evaluate(self, data: Any, metrics: Mapping[str, Metric] | None = None) -> dict[str, Any]:
+        """Loss and metrics over a whole dataset, which is not shown to training.
+
+        Args:
+            data: the dataset.
+            metrics: other metrics than the trainer's.
+
+        Returns:
+            ``{"loss": ..., **metrics}``: exact means over samples (or over what the objective counts).
+        """
+        group = self.metrics if metrics is None else Group(metrics, self.device)
+        self._to_device()
+        return evaluate(self.model, self.objective, self._reader(data), group, self._precision(), {})
+
+    def predict(self, data: Any) -> Any:
+        """The model's outputs for a whole dataset, in its order.
+
+        Args:
+            data: the dataset; of batches that are pairs or dicts the input is taken, as the objective names it.
+
+        Returns:
+            outputs in the model's own structure, tensors joined along their first dimension, on the CPU.
+        """
+        self._to_device()
+        found: list[Any] = []
+        with as_found(self.model, training=False), torch.no_grad():
+            for batch in self._reader(data).batches(epochs=1):
+                for part in batch.parts:
+                    with self._precision().autocast():
+                        output = self.model(self._input_of(part))
+                    found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
+        return _joined(found)
+
+    # --- the standard body ---
+
+    def _standard_step(self, step: Step, model: Any, optimizer: Any) -> None:
+        for batch in step:
+            outcome = as_outcome(self.objective(model, batch, **self._keywords(step)), batch)
+            step.backward(outcome)
+            if self._train_metrics:
+                feed(self._train_metrics, outcome)
+        step.update(optimizer, clip=self.config.clip)
+
+    def _keywords(self, step: Step) -> dict[str, float]:
+        return {name: step.values[name] for name in self._taken}
+
+    # --- setting up ---
+
+    def _built(self, model: Any) -> Models:
+        if isinstance(model, (nn.Module, Mapping)):
+            return model
+        if not callable(model):
+            raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
+        seed(self.config.seed)
+        return model()  # type: ignore[no-any-return]
+
+    def _set_up(self, run: Run) -> None:
+        self._loader = run.loader(self.data)
+        self._model, self.optimizer = run.prepare(self.model, self.optimizer)
+        run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
+        if not self._own_step:
+            if isinstance(self.model, Mapping):
+                raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
+            if isinstance(self.optimizer, Mapping):
+                raise ConfigError("one model and several optimizers need an own body of the loop: give step=my_step")
+            check_schedules(self._schedules, [self.optimizer], self.objective)
+        self._taken = run.schedules_for(self.objective)
+        self._handle(run)
+
+    def _handle(self, run: Run) -> None:
+        """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
+        if self.metrics and not self._own_step and self.config.log.train_metrics:
+            self._train_metrics = self.metrics.fresh_copy(self.device)
+            run.track(train_metrics=self._train_metrics)
+            run.events.on("step_finished", every="1 epoch")(self._log_train_metrics)
+        run.events.include(self._events)
+        if self.valid is not None:
+            run.events.on("step_finished", every=self.config.evaluate.every)(self._evaluate_valid)
+
+    def _log_train_metrics(self, run: Run) -> None:
+        assert self._train_metrics is not None
+        run.log(self._train_metrics.compute(), prefix="train")
+        self._train_metrics.reset()
+
+    def _evaluate_valid(self, run: Run) -> None:
+        run.log(run.evaluate(self._model, self.objective, self.valid, self.metrics), prefix="valid")
+
+    def _check(self, run: Run, step: Step) -> None:
+        """The first batch of each kind goes through everything once, before anything is updated."""
+        values, precision = self._keywords(step), run.precision
+        names = {"train/loss", "train/epoch_loss"}
+        if not self._own_step:
+            first = next(iter(step))
+            outcome = check_batch(self._model, self.objective, first, self.metrics, precision, values, training=True)
+            check_all_targets(self.objective, self._loader, outcome)
+            names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
+        if self.valid is not None:
+            reader = run.evaluation_loader(self.valid)
+            outcome = check_batch(self._model, self.objective, reader.peek(), self.metrics, precision, values, training=False)
+            check_all_targets(self.objective, reader, outcome)
+            names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
+        wanted = {type(handler).__name__: getattr(handler, "monitor", None) for handler in self._events.objects}
+        check_names({"checkpoint.best": self.config.checkpoint.best, **wanted}, names, others=bool(self._events) or self._own_step)
+
+    def _reader(self, data: Any) -> Loader:
+        return evaluation_loader(data, self.config, self.device)
+
+    def _precision(self) -> Precision:
+        return Precision(self.config.machine.precision, self.device)
+
+    def _to_device(self) -> None:
+        for model in _named("model", self.model).values():
+            model.to(self.device)
+
+    def _input_of(self, part: Any) -> Any:
+        if isinstance(self.objective, Supervised) and isinstance(part, Mapping):
+            return self.objective.input_of(part)
+        return part[0] if isinstance(part, (tuple, list)) else part
+
+
+def _named(name: str, item: Any) -> dict[str, Any]:
+    """One object under a name, or several as ``name-key``: as a run tracks them."""
+    return {f"{name}-{key}": one for key, one in item.items()} if isinstance(item, Mapping) else {name: item}
+
+
+def _joined(outputs: list[Any]) -> Any:
+    """Outputs of several batches as one, in the structure of the first."""
+    first = outputs[0]
+    if isinstance(first, torch.Tensor):
+        return torch.cat(outputs)
+    if isinstance(first, Mapping):
+        return {key: _joined([output[key] for output in outputs]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return tuple(_joined([output[place] for output in outputs]) for place in range(len(first)))
+    return outputs
