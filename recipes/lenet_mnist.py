@@ -59,7 +59,8 @@ class LeNet5(nn.Module):
         )  # fmt: skip
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(images))
+        scores: torch.Tensor = self.classifier(self.features(images))
+        return scores
 
 
 # --- 3. The data ---

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from treadle.run import Result, Run
     from treadle.step.objective import Outcome, supervised
     from treadle.system.seed import seed
-    from treadle.training import train
     from treadle.trainer import Trainer
+    from treadle.training import train
 
 __version__ = "0.1.0"
 
@@ -55,7 +55,32 @@ _HOMES = {
 }
 _MODULES = {"data": "treadle.data", "errors": "treadle.core.errors", "metrics": "treadle.metrics", "schedules": "treadle.core.schedules"}
 
-__all__ = [*sorted(_HOMES), *sorted(_MODULES)]  # noqa: PLE0604
+__all__ = [
+    "Batches",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "EarlyStop",
+    "EvaluateConfig",
+    "LogConfig",
+    "MachineConfig",
+    "Outcome",
+    "Result",
+    "Run",
+    "Samples",
+    "Trainer",
+    "Writer",
+    "data",
+    "errors",
+    "load_config",
+    "load_weights",
+    "metrics",
+    "read_journal",
+    "schedules",
+    "seed",
+    "supervised",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -57,9 +57,7 @@ def evaluation_loader(data: Any, config: Config, device: torch.device) -> Loader
     """A dataset in its own order."""
     machine = config.machine
     size = config.evaluate.batch_size or machine.micro_batch or config.batch_size
-    return Loader(
-        data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident
-    )
+    return Loader(data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident)
 
 
 def add_outcome(means: Means, outcome: Outcome, samples: int) -> None:

@@ -80,8 +80,7 @@ def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objec
         taken = keywords(objective)
         if name not in fields and taken is not None and name not in taken:
             raise ConfigError(
-                f"the schedule {name!r} is neither a field of the optimizer nor a keyword of the objective"
-                f"{did_you_mean(name, fields | taken)}"
+                f"the schedule {name!r} is neither a field of the optimizer nor a keyword of the objective{did_you_mean(name, fields | taken)}"
             )
 
 

@@ -56,7 +56,7 @@ def train(
         >>> result = treadle.train(
         ...     torch.nn.Linear(2, 1), torch.nn.MSELoss(), (torch.zeros(8, 2), torch.zeros(8, 1)),
         ...     optimizer=partial(torch.optim.SGD, lr=0.1),
-        ...     config=treadle.Config(run_dir=tmp / "run", duration="3 steps", batch_size=4, log=treadle.LogConfig(console="quiet")),
+        ...     config=treadle.Config(run_dir=f"{tmp}/run", duration="3 steps", batch_size=4, log=treadle.LogConfig(console="quiet")),
         ... )
         >>> result.status, result.steps
         ('finished', 3)

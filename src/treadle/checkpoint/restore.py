@@ -81,7 +81,10 @@ def load_weights(path: str | Path, model: nn.Module, *, name: str = "model", str
         CheckpointError: the checkpoint is missing or damaged, or its keys or shapes are not the model's; each is listed.
 
     Example:
-        >>> model = load_weights(result.best, LeNet5())  # doctest: +SKIP
+        >>> from safetensors.torch import save_file
+        >>> save_file(nn.Linear(2, 1).state_dict(), f"{tmp}/linear.safetensors")
+        >>> load_weights(f"{tmp}/linear.safetensors", nn.Linear(2, 1))
+        Linear(in_features=2, out_features=1, bias=True)
     """
     state = _without_wrappers(_model_state(Path(path), name))
     own = {_bare(key): (key, value) for key, value in model.state_dict().items()}

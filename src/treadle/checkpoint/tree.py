@@ -78,8 +78,8 @@ def _encode(value: Any, root: str, path: str, tensors: Tensors, seen: dict[Any, 
             return dict(items)
         return {"$dict": [[_encode(key, root, _join(path, key), tensors, seen), item] for key, item in items]}
     raise CheckpointError(
-        f"the state of {root!r} cannot be stored: {_join(root, path) if path else root} is a {type(value).__name__}; a checkpoint holds tensors, arrays, "
-        "numbers, texts, None, and dicts, lists and tuples of them"
+        f"the state of {root!r} cannot be stored: {_join(root, path) if path else root} is a {type(value).__name__}; "
+        "a checkpoint holds tensors, arrays, numbers, texts, None, and dicts, lists and tuples of them"
     )
 
 

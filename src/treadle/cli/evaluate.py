@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     parser.add_argument("run", metavar="RUN", help="a run folder that `treadle train` or `treadle demo` made")
     parser.add_argument("--weights", default="best", help="best, last, or the path of a checkpoint (default: best, else last)")
-    parser.add_argument("--data", metavar="FUNCTION", help="a function of the experiment's file that gives the dataset; the validation data unless told")
+    parser.add_argument(
+        "--data", metavar="FUNCTION", help="a function of the experiment's file that gives the dataset; the validation data unless told"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -29,7 +31,9 @@ def run(options: argparse.Namespace) -> int:
     if not record:
         raise UsageError(f"{options.run!r} is no run folder: it has no run.json")
     if not record["origin"]:
-        raise UsageError(f"{options.run!r} does not say which function made it; runs of `treadle train FILE` do. Use trainer.evaluate(data) in its script")
+        raise UsageError(
+            f"{options.run!r} does not say which function made it; runs of `treadle train FILE` do. Use trainer.evaluate(data) in its script"
+        )
     weights = _weights(folder, record, options.weights)
     experiment = load_experiment(record["origin"])
     trainer = experiment.trainer(experiment.config(folder / "config.yaml"))

@@ -69,7 +69,9 @@ def load_experiment(target: str) -> Experiment:
     function = getattr(module, name, None)
     if not inspect.isfunction(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise UsageError(f"{file} has no function {name!r}{did_you_mean(name, known)}; an experiment is `def experiment(config: MyConfig) -> treadle.Trainer`")
+        raise UsageError(
+            f"{file} has no function {name!r}{did_you_mean(name, known)}; an experiment is `def experiment(config: MyConfig) -> treadle.Trainer`"
+        )
     parameters = list(inspect.signature(function).parameters.values())
     hint = get_type_hints(function).get(parameters[0].name) if parameters else None
     if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
@@ -83,7 +85,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="YAML file of values; wins over the experiment's defaults")
     parser.add_argument("--accept-changes", action="store_true", help="go on in a run folder whose run had another config, or is over")
     parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values that win over everything, such as seed=7 machine.device=cpu")
+    parser.epilog = "key=value ... on the same line wins over everything, such as seed=7 machine.device=cpu"
 
 
 def configured(experiment: Experiment, options: argparse.Namespace) -> Any:

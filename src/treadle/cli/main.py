@@ -1,16 +1,17 @@
 """`treadle`: find the verb, run it, turn what went wrong into one message and an exit code.
 
-    0    finished, or stopped by a rule of the run
-    1    failed
-    2    the command line cannot be understood
-    75   the time limit was reached; the same command goes on
-    130  Ctrl-C; the same command goes on
-    143  SIGTERM; the same command goes on
+0    finished, or stopped by a rule of the run
+1    failed
+2    the command line cannot be understood
+75   the time limit was reached; the same command goes on
+130  Ctrl-C; the same command goes on
+143  SIGTERM; the same command goes on
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ VERBS = {
     "evaluate": "evaluate a finished or interrupted run",
 }
 TIME_LIMIT = 75
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+"""``key=value`` may stand anywhere on the line, also between options."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         print(f"treadle: unknown command {words[0]!r}{did_you_mean(words[0], VERBS)}", file=sys.stderr)
         return 2
-    options = _parser(words[0] if words else "").parse_args(words)
+    overrides = [word for word in words if _OVERRIDE.match(word)]
+    options = _parser(words[0] if words else "").parse_args([word for word in words if word not in overrides])
+    options.overrides = overrides
     if options.verb is None:
         _parser("").print_help()
         return 0

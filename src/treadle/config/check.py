@@ -58,8 +58,7 @@ def convert(hint: Any, value: Any, path: str) -> Any:
         raise ConfigError(_message(hint, value, path, error.errors())) from None
 
 
-@cache
-def hints(cls: type) -> dict[str, Any]:
+def hints(cls: Any) -> dict[str, Any]:
     """The annotations of a dataclass's fields, resolved, in order."""
     resolved = get_type_hints(cls, include_extras=True)
     return {f.name: resolved[f.name] for f in dataclasses.fields(cls)}

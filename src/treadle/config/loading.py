@@ -29,9 +29,7 @@ class _Leaf:
     text: str | None = None
 
 
-def load_config(
-    cls: type[T], *sources: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), defaults: T | None = None
-) -> T:
+def load_config(cls: type[T], *sources: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), defaults: T | None = None) -> T:
     """Build a config from layers; a later layer wins.
 
     Args:

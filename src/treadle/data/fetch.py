@@ -48,9 +48,13 @@ def from_tensors(source: Source, chunk: Chunk, micro_batch: int | None) -> Batch
     parts, counts = [], []
     for cut in _cuts(len(chunk.indices), micro_batch):
         part = index[cut]
-        parts.append(map_leaves(lambda leaf, part=part: leaf.index_select(0, part.to(leaf.device)), source.data))
+        parts.append(_taken(source.data, part))
         counts.append(len(part))
     return Batch(parts, counts, len(chunk.indices), chunk.ends_epoch, chunk.indices)
+
+
+def _taken(data: Any, index: torch.Tensor) -> Any:
+    return map_leaves(lambda leaf: leaf.index_select(0, index.to(leaf.device)), data)
 
 
 class Fetch:
@@ -90,9 +94,7 @@ class Stream(IterableDataset[Batch]):
     A stream does not say that it is over until it is: one batch is held back to know which is the last.
     """
 
-    def __init__(
-        self, source: Source, seed: int, batch_size: int, micro_batch: int | None, drop_last: bool, epoch: int, into: int
-    ) -> None:
+    def __init__(self, source: Source, seed: int, batch_size: int, micro_batch: int | None, drop_last: bool, epoch: int, into: int) -> None:
         self._source, self._seed, self._batch_size, self._micro_batch = source, seed, batch_size, micro_batch
         self._drop_last, self._epoch, self._into = drop_last, epoch, into
 

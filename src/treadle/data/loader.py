@@ -7,7 +7,7 @@ one number, the position, because order and augmentation are functions of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from copy import copy
 from typing import Any
 
@@ -91,7 +91,7 @@ class Loader:
         size = self.epoch_size
         return size if size is None or self.source.kind == "batched" else -(-size // self.batch_size)
 
-    def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None) -> Generator[Batch, None, None]:
         """Batches from a position on.
 
         Args:
@@ -158,7 +158,7 @@ class Loader:
         )
 
 
-def _same(batch: Batch) -> Batch:
+def _same(batch: Any) -> Any:
     return batch
 
 
@@ -177,4 +177,5 @@ def _fits(source: Source, device: torch.device, resident: str | bool) -> bool:
         return resident
     if device.type != "cuda":
         return False
-    return sum(leaf.nbytes for leaf in leaves(source.data)) * 4 <= torch.cuda.mem_get_info(device)[0]
+    free: int = torch.cuda.mem_get_info(device)[0]
+    return bool(sum(leaf.nbytes for leaf in leaves(source.data)) * 4 <= free)

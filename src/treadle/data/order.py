@@ -100,7 +100,8 @@ class Weighted:
         if len(self._upto) != length:
             raise DataError(f"{len(self._upto)} weights were given for {length} samples; give one a sample")
         share = (_hashed(positions, mix(seed, epoch, 2)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-        return np.searchsorted(self._upto, share * self._upto[-1], side="right").astype(np.int64)
+        found: Indices = np.searchsorted(self._upto, share * self._upto[-1], side="right").astype(np.int64)
+        return found
 
 
 NAMED: dict[str, Order] = {"shuffle": Shuffle(), "sequential": Sequential(), "replacement": Replacement()}

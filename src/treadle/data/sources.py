@@ -1,10 +1,10 @@
 """Sources: what kind of data this is. Said by its type, never guessed from the shape of an item.
 
-    a tuple (or dict) of tensors, TensorDataset, and Subsets of it   -> Tensors    in memory, read a batch at a time
-    anything with __len__ and __getitem__                            -> Indexed    samples by index
-    an IterableDataset                                               -> Streamed   samples in its own order
-    treadle.Batches(iterable)                                        -> Batched    batches in its own order
-    torch's DataLoader                                               -> what is in it, with its batch size, collate and workers
+a tuple (or dict) of tensors, TensorDataset, and Subsets of it   -> Tensors    in memory, read a batch at a time
+anything with __len__ and __getitem__                            -> Indexed    samples by index
+an IterableDataset                                               -> Streamed   samples in its own order
+treadle.Batches(iterable)                                        -> Batched    batches in its own order
+torch's DataLoader                                               -> what is in it, with its batch size, collate and workers
 """
 
 from __future__ import annotations

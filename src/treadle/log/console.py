@@ -58,7 +58,11 @@ class Console:
         """
         if self._bar is None:
             return
-        facts = [f"loss {loss:.4f}" if loss == loss else "", f"{rate:,.0f} samples/s" if rate else "", f"ETA {_clock(left)}" if left is not None else ""]
+        facts = [
+            f"loss {loss:.4f}" if loss == loss else "",
+            f"{rate:,.0f} samples/s" if rate else "",
+            f"ETA {_clock(left)}" if left is not None else "",
+        ]
         self._bar.update(self._task, completed=progress.fraction, description=_place(progress), facts="  ".join(filter(None, facts)))
         self._bar.refresh()
 

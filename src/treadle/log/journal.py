@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from treadle.log.writer import Row
 
@@ -60,7 +60,7 @@ class Journal:
     def _reopened(self) -> BinaryIO:
         file = open(self.path, "ab", buffering=0)
         file.truncate(self._length)
-        return file  # type: ignore[return-value]
+        return cast(BinaryIO, file)
 
 
 def read_journal(path: Path) -> Iterator[Row]:

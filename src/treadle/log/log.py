@@ -43,12 +43,13 @@ class Log:
         for writer in list(self._writers):
             self._guarded(writer, "open", self._folder, read_journal(path))
 
-    def add(self, progress: Progress, step: int, values: Mapping[str, Any]) -> None:
-        """Add values to the row of a step. Nothing is fetched.
+    def add(self, progress: Progress, values: Mapping[str, Any]) -> None:
+        """Add values to the row of a step, as it is when it is done. Nothing is fetched.
 
         Raises:
             UsageError: a name is no text, or one that every row has.
         """
+        step = progress.steps
         row = self._rows.get(step)
         if row is None:
             row = self._rows[step] = {"step": step, "epoch": progress.epoch, "samples": progress.samples, "wall": time.time()}
@@ -79,10 +80,18 @@ class Log:
         """
         waiting = [at for at, row in self._rows.items() if name in row]
         if waiting:
-            value, at = to_host([self._rows[max(waiting)][name]])[0], max(waiting)
+            found = (to_host([self._rows[max(waiting)][name]])[0], max(waiting))
         else:
-            value, at = self.latest.get(name, (None, step))
-        return value if step is None or at == step else None
+            found = self.latest.get(name, (None, -1))
+        return found[0] if step is None or found[1] == step else None
+
+    def numbers(self) -> dict[str, float]:
+        """The newest value of every name that is one number, without those that only a clock gives."""
+        return {
+            name: float(value)
+            for name, (value, _) in self.latest.items()
+            if isinstance(value, (int, float)) and not name.startswith(("time/", "throughput/", "memory/"))
+        }
 
     def names(self) -> set[str]:
         """Every name that was logged so far."""

@@ -14,9 +14,14 @@ from treadle.core.errors import ObjectiveError
 class Metric(Protocol):
     """What a metric has to have; torchmetrics' objects do."""
 
-    def update(self, output: Any, target: Any, /) -> Any: ...
-    def compute(self) -> Any: ...
-    def reset(self) -> Any: ...
+    def update(self, output: Any, target: Any, /) -> Any:
+        """Take one batch."""
+
+    def compute(self) -> Any:
+        """The result so far."""
+
+    def reset(self) -> Any:
+        """Forget everything."""
 
 
 class Group:

@@ -88,7 +88,8 @@ class Supervised:
     def _field(batch: Mapping[str, Any], name: str) -> Any:
         if name not in batch:
             raise ObjectiveError(
-                f"the batch has no field {name!r}{did_you_mean(name, map(str, batch))}; name its fields: treadle.supervised(loss, input=..., target=...)"
+                f"the batch has no field {name!r}{did_you_mean(name, map(str, batch))}; name its fields: "
+                "treadle.supervised(loss, input=..., target=...)"
             )
         return batch[name]
 
@@ -146,15 +147,14 @@ def as_outcome(result: Any, batch: Any) -> Outcome:
         return result
     if isinstance(result, torch.Tensor):
         return Outcome(result)
-    field_of = result.get if isinstance(result, Mapping) else lambda name: getattr(result, name, None)
-    loss = field_of("loss")
+    found = {name: result.get(name) if isinstance(result, Mapping) else getattr(result, name, None) for name in ("loss", "logits")}
+    loss = found["loss"]
     if not isinstance(loss, torch.Tensor):
         raise ObjectiveError(
-            f"the objective returned {describe(result)} without a loss; return a scalar tensor, treadle.Outcome(loss, ...), "
-            "or an object with .loss"
+            f"the objective returned {describe(result)} without a loss; return a scalar tensor, treadle.Outcome(loss, ...), or an object with .loss"
         )
     target = batch.get("labels") if isinstance(batch, Mapping) else None
-    return Outcome(loss, field_of("logits"), target)
+    return Outcome(loss, found["logits"], target)
 
 
 def keywords(objective: Objective) -> set[str] | None:
@@ -187,9 +187,7 @@ def check_outcome(objective: Objective, outcome: Outcome, trains: bool = True) -
     if loss.numel() != 1:
         raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
     if trains and not loss.requires_grad:
-        raise ObjectiveError(
-            "the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)"
-        )
+        raise ObjectiveError("the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)")
     if isinstance(objective, Supervised):
         _check_pair(objective.loss, outcome.output, outcome.target)
 
@@ -213,7 +211,7 @@ def _check_pair(loss: Any, output: Any, target: Any) -> None:
 
 
 def _check_classes(loss: Any, output: torch.Tensor, target: torch.Tensor) -> None:
-    if output.ndim < 1 or target.shape == output.shape and target.is_floating_point():
+    if output.ndim < 1 or (target.shape == output.shape and target.is_floating_point()):
         return  # class probabilities
     name, classes = type(loss).__name__, output.shape[1] if output.ndim > 1 else output.shape[0]
     if target.is_floating_point() or target.dtype == torch.bool:

@@ -17,7 +17,8 @@ from treadle.step.objective import Count, Outcome
 class Record(Protocol):
     """Where the values of a step go: ``record(name, value, weight, counted)``."""
 
-    def __call__(self, name: str, value: Any, weight: Any, counted: bool = True) -> None: ...
+    def __call__(self, name: str, value: Any, weight: Any, counted: bool = True) -> None:
+        """Take a mean over `weight` things; `counted`: whether these were not counted before."""
 
 
 class Part(Protocol):
@@ -34,8 +35,11 @@ class ForwardBackward(Protocol):
     dtype: Any
     scaler: Any
 
-    def autocast(self) -> Any: ...
-    def full(self) -> Any: ...
+    def autocast(self) -> Any:
+        """The context of the forward pass."""
+
+    def full(self) -> Any:
+        """The context of the backward pass."""
 
 
 class Step:
@@ -64,6 +68,11 @@ class Step:
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
 
+    @property
+    def scaler(self) -> Any:
+        """The loss scaler of fp16; None in any other number format."""
+        return self._precision.scaler
+
     def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
@@ -75,7 +84,8 @@ class Step:
 
     def __iter__(self) -> Iterator[Any]:
         """The micro-batches, each in the user's own structure, on the run's device, under the run's precision."""
-        for self._part, batch in enumerate(self._parts):
+        for part, batch in enumerate(self._parts):
+            self._part = part
             if self._precision.dtype is None:
                 yield batch
             else:
@@ -99,9 +109,10 @@ class Step:
             for name, value in outcome.logs.items():
                 self._record(name, _detached(value), self._default(count))
         explicit, count = count is not None, self._default(count)
-        if loss.ndim and loss.numel() != 1 or not loss.requires_grad:
+        if (loss.ndim and loss.numel() != 1) or not loss.requires_grad:
             raise ObjectiveError(
-                f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, requires_grad={loss.requires_grad}"
+                f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
+                f"requires_grad={loss.requires_grad}"
             )
         value = loss.detach()
         if value.device.type == "cpu":
@@ -121,7 +132,7 @@ class Step:
         if len(self._parts) > 1:
             loss = loss * (count / self.samples)
         if self._precision.dtype is None:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             return
         scaler = self._precision.scaler
         with self._precision.full():

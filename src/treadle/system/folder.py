@@ -1,11 +1,11 @@
 """The run folder: one run, one writer, never overwritten.
 
-    run.json        status, progress, reason
-    config.yaml     the complete resolved config
-    metrics.jsonl   the journal
-    checkpoints/    step-000500/ ...
-    best.json       the best checkpoints, where config.checkpoint.best is set
-    tensorboard/    a view of the journal
+run.json        status, progress, reason
+config.yaml     the complete resolved config
+metrics.jsonl   the journal
+checkpoints/    step-000500/ ...
+best.json       the best checkpoints, where config.checkpoint.best is set
+tensorboard/    a view of the journal
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ class RunFolder:
 
     Args:
         path: the folder; made where it is missing.
+        origin: what made the run, ``file:function``; empty where a script did.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, origin: str = "") -> None:
+        self.path, self._origin = Path(path), origin
+        self.fresh = True
+        """Whether nothing in it has to be kept: it is new, or its run failed before its first step was done."""
         self._lock: TextIO | None = None
 
     def open(self, config: Any, accept_changes: bool) -> None:
@@ -68,7 +71,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        write_json(self.path / "run.json", record)
+        write_json(self.path / "run.json", {**record, "origin": self._origin})
 
     def _take_lock(self) -> None:
         import fcntl
@@ -89,7 +92,8 @@ class RunFolder:
 
     def _compare(self, config: Any, accept_changes: bool) -> None:
         record = self.record()
-        if not record:
+        self.fresh = not record or (record.get("status") == "failed" and not record.get("steps"))
+        if self.fresh:
             return
         changes = self._changes(config)
         if record.get("status") in DONE and not accept_changes:

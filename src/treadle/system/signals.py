@@ -1,9 +1,10 @@
-"""Ctrl-C and SIGTERM: asked once, stop at the next safe point; asked twice, stop at once."""
+"""Ctrl-C, SIGTERM and the time limit are one thing: asked to stop, a run stops at its next safe point. Asked twice, at once."""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,24 +13,26 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether somebody asked the process to stop, and with which signal."""
+    """Whether the run was asked to stop.
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    Args:
+        limit_s: seconds after which it is; None for no limit.
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self._deadline = None if limit_s is None else time.monotonic() + limit_s
+        self._signal = 0
 
     @property
-    def name(self) -> str:
-        """Name of the signal, such as "SIGINT"; empty while nobody asked."""
-        return signal.Signals(self.signal).name if self.signal else ""
-
-    def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
-        self.signal = number
+    def reason(self) -> str:
+        """What asked: "SIGINT", "SIGTERM" or "time limit"; empty while nothing did."""
+        if self._signal:
+            return signal.Signals(self._signal).name
+        return "time limit" if self._deadline is not None and time.monotonic() >= self._deadline else ""
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:
-        """Listen while the run goes on; the handlers found are put back. Outside the main thread nothing is listened to."""
+        """Listen to signals, and put back the handlers that were found. Outside the main thread Python has none to give."""
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
@@ -39,3 +42,8 @@ class StopRequest:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _asked(self, number: int, frame: FrameType | None) -> None:
+        if self._signal:
+            raise KeyboardInterrupt
+        self._signal = number

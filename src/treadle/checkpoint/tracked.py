@@ -1,0 +1,72 @@
+"""What a run keeps: objects with state, under their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from treadle.core.errors import RunChanged, UsageError
+
+RUN = "run"
+"""The run's own state goes under this name."""
+
+
+class Tracked:
+    """Objects whose state is part of every checkpoint."""
+
+    def __init__(self) -> None:
+        self._objects: dict[str, Any] = {}
+
+    def add(self, name: str, item: Any) -> None:
+        """Track an object.
+
+        Raises:
+            UsageError: the name is taken or cannot be a file's, or the object has no ``state_dict`` and ``load_state_dict``.
+        """
+        lacking = [method for method in ("state_dict", "load_state_dict") if not callable(getattr(item, method, None))]
+        why = ""
+        if lacking:
+            why = f"it has no {lacking[0]}()"
+        elif name in self._objects or name == RUN:
+            why = "the name is taken"
+        elif "/" in name or name.startswith(".") or not name:
+            why = "its state becomes a file of this name"
+        if why:
+            raise UsageError(f"cannot track {name!r} ({type(item).__name__}): {why}")
+        self._objects[name] = item
+
+    def add_handlers(self, handlers: Iterable[object]) -> None:
+        """Track those handlers that have state, each under its class's name."""
+        for handler in handlers:
+            if callable(getattr(handler, "state_dict", None)):
+                name, number = type(handler).__name__, 2
+                while name in self._objects:
+                    name, number = f"{type(handler).__name__}-{number}", number + 1
+                self.add(name, handler)
+
+    def objects(self) -> list[Any]:
+        """The objects, in the order in which they were added."""
+        return list(self._objects.values())
+
+    def states(self) -> dict[str, Any]:
+        """The state of every object, by name."""
+        return {name: item.state_dict() for name, item in self._objects.items()}
+
+    def load(self, states: dict[str, Any], accept_changes: bool) -> None:
+        """Put back what `states` gave.
+
+        Args:
+            states: the state of each object; of objects that are not tracked now it is left alone.
+            accept_changes: allow that other objects are tracked than were.
+
+        Raises:
+            RunChanged: other objects are tracked than were.
+        """
+        if set(states) != set(self._objects) and not accept_changes:
+            raise RunChanged(
+                f"the checkpoint holds the state of {', '.join(sorted(states))}; this run tracks {', '.join(sorted(self._objects))}. "
+                "Make them the same, or say accept_changes to go on with those that are in both"
+            )
+        for name, item in self._objects.items():
+            if name in states:
+                item.load_state_dict(states[name])

@@ -1,0 +1,305 @@
+"""The one loop. Three levels, and this is under all of them.
+
+A generator yields one `Step` per optimizer update. When the body ends and the generator goes on, everything of that
+step has happened: `_finish_step` is the one safe point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.checkpoint.store import Checkpoints
+from treadle.checkpoint.tracked import RUN, Tracked
+from treadle.config.schema import Config
+from treadle.core.errors import CheckpointError, ConfigError, did_you_mean
+from treadle.core.events import Events
+from treadle.core.mix import mix
+from treadle.core.schedules import Schedule
+from treadle.core.when import Duration, Progress, parse_seconds
+from treadle.data.batch import Batch
+from treadle.data.loader import Loader
+from treadle.log.log import Log
+from treadle.log.pace import Pace
+from treadle.metrics.means import Means
+from treadle.step.step import Step
+from treadle.system.folder import RunFolder
+from treadle.system.precision import Precision
+from treadle.system.seed import get_rng_state, seed, set_rng_state
+from treadle.system.signals import StopRequest
+
+TRAINING = 21
+"""What the seed of the training stream is for: it does not depend on how many numbers building the model drew."""
+
+Steps = Generator[Step, None, None]
+Batches = Generator[Batch, None, None]
+
+
+class Loop:
+    """Everything that happens between two steps.
+
+    Args:
+        run: what handlers are called with.
+        config: the run's config.
+        schedules: values that change, by name.
+        folder: the run folder.
+        log: where rows go.
+        precision: the number format of the forward pass.
+    """
+
+    def __init__(self, run: Any, config: Config, schedules: Mapping[str, Schedule], folder: RunFolder, log: Log, precision: Precision) -> None:
+        self._run, self._config, self._schedules, self._folder, self._log = run, config, schedules, folder, log
+        self._device = precision.device
+        self._means = Means()
+        self.step = Step(self._means.add, precision)
+        self.events: Events = run.events
+        self.tracked = Tracked()
+        self.checkpoints = Checkpoints(folder.path, config.checkpoint)
+        self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
+        self.begun = self.inside = self.over = self.evaluated = False
+        self.status, self.reason = "running", ""
+        self._log_every, self._save_every = Duration.parse(config.log.every), Duration.parse(config.checkpoint.every)
+        self._stop = StopRequest(None if config.time_limit is None else parse_seconds(config.time_limit))
+        self._listening = ExitStack()
+        self._steps: Steps | None = None
+
+    # --- a step ---
+
+    def steps(self, loader: Loader | None) -> Steps:
+        """The generator of steps, from where the run is."""
+        batches = _endless() if loader is None else loader.batches(self.progress.epochs, self.progress.into_epoch)
+        self._steps = self._generate(batches)
+        return self._steps
+
+    def _generate(self, batches: Batches) -> Steps:
+        try:
+            while self.status == "running" and not self.progress.finished:
+                self._take(next(batches))
+                self.inside = True
+                yield self.step
+                if self.inside:
+                    self._finish_step()
+            self._end()
+        finally:
+            batches.close()
+
+    def _take(self, batch: Batch) -> None:
+        """Begin a step."""
+        progress = self.progress
+        self._pace.data_arrived(begins_epoch=progress.into_epoch == 0)
+        values = {name: schedule(progress) for name, schedule in self._schedules.items()} if self._schedules else {}
+        self.step.begin(progress.steps + 1, batch, values)
+        self.before, self.after = progress, progress.advanced(self.step.samples, batch.positions, batch.ends_epoch)
+        if progress.into_epoch == 0:
+            self._fire("epoch_started")
+
+    def _finish_step(self) -> None:
+        """The safe point. In this order: count, handlers (evaluation is the last of them), log, best, checkpoint, progress bar."""
+        self.step.finish()
+        before, after = self.before, self.after
+        self.progress, self.inside = after, False
+        ends_epoch = after.epochs > before.epochs
+        if ends_epoch:
+            self._log_epoch()
+        self._fire("step_finished")
+        if self.evaluated:
+            self.evaluated = False
+            self._check_best()
+            self._fire("evaluated")
+        if ends_epoch:
+            self._fire("epoch_finished")
+        if reason := self._stop.reason:
+            self.stop("interrupted", reason)
+        ending = after.finished or self.status != "running"
+        # An interrupted run goes on later, and then has the very rows that it would have had.
+        if self._log_every.due(before, after) or (ending and self.status != "interrupted"):
+            self._log_window()
+        best = self._best_value()
+        if ending or self._save_every.due(before, after) or self.checkpoints.improves(best):
+            self._save(best, must=ending)
+        if self._pace.step_ended() or ending:
+            self._tick()
+
+    # --- beginning and ending ---
+
+    def begin(self, loader: Loader | None, duration: Duration, accept_changes: bool) -> None:
+        """Start anew, or go on from the newest checkpoint that is whole.
+
+        Raises:
+            ConfigError: a length cannot be told for this data.
+            CheckpointError: there are checkpoints, and none of them is whole; or the first one cannot be written.
+            RunChanged: other objects are tracked than were.
+        """
+        size, steps = (loader.epoch_size, loader.epoch_steps) if loader else (None, None)
+        self.before = self.progress = self.after = Progress(duration, size, steps)
+        self._check_lengths(loader is not None)
+        self.tracked.add_handlers(self.events.objects)
+        if self.step.scaler is not None:
+            self.tracked.add("scaler", self.step.scaler)
+        for item in self.tracked.objects():
+            if isinstance(item, nn.Module):
+                item.train()
+        states = None if self._folder.fresh else self.checkpoints.restore(self._log.say)
+        if states is not None:
+            self._restore(states, accept_changes)
+        self._pace = Pace(self.progress)
+        self._listening.enter_context(self._stop.listening())
+        self.begun = True
+        if states is None:
+            seed(mix(self._config.seed, TRAINING) >> 1)
+            self._log.open(0)
+            self._save(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
+        else:
+            self._log.say(f"going on after step {self.progress.steps:,} of {self._folder.path}")
+        self._record()
+        self._fire("run_started")
+
+    def stop(self, status: str, reason: str) -> None:
+        """End at the next safe point; the first reason counts."""
+        if self.status == "running":
+            self.status, self.reason = status, reason
+
+    def leave(self) -> None:
+        """The body was left by a break: its last step counts, and the run ends there."""
+        if self.over:
+            return
+        if self.inside:
+            self.stop("stopped", f"the loop was left at step {self.step.number}")
+            self._finish_step()
+        else:
+            self.stop("interrupted", "the loop was not begun")
+        self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """Something raised: say so in the folder; the last checkpoint stays as it is."""
+        if not self.over:
+            self.status = "failed" if isinstance(error, Exception) else "interrupted"
+            self.reason = f"{type(error).__name__}: {error}"
+            self._record()
+        if isinstance(error, Exception):
+            try:
+                self._fire("run_failed")
+            except Exception as second:
+                error.add_note(f"and a handler of run_failed raised {type(second).__name__}: {second}")
+
+    def close(self) -> None:
+        """Let go of workers and signals."""
+        self._listening.close()
+        if self._steps is not None:
+            self._steps.close()
+
+    def _end(self) -> None:
+        """The run is over, as planned or as asked."""
+        self.over = True
+        self._listening.close()
+        if self.status == "running":
+            self.status = "finished"
+        self._record()
+        self._fire("run_finished")
+        self._tick()
+
+    # --- logging ---
+
+    def _log_epoch(self) -> None:
+        self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())
+
+    def _log_window(self) -> None:
+        """A row: means of the loss and its companions since the last one, schedules, times."""
+        row = {f"train/{name}": value for name, value in self._means.window().items()}
+        row |= {f"schedule/{name}": value for name, value in self.step.values.items()}
+        row |= self._pace.window(self.progress)
+        if self._device.type == "cuda":
+            row["memory/peak_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
+        self._run.log(row)
+        self._log.flush()
+
+    def _tick(self) -> None:
+        self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress))
+
+    def _fire(self, event: str) -> None:
+        self.events.fire(event, self._run, self.before, self.after)
+
+    # --- checkpoints ---
+
+    def _best_value(self) -> float | None:
+        name = self._config.checkpoint.best
+        return None if name is None else self._log.fetch(name, self.progress.steps)
+
+    def _save(self, best: float | None, must: bool) -> None:
+        """Save a checkpoint. One that cannot be written is reported and the run goes on, unless it must be there."""
+        if self.checkpoints.has(self.progress.steps):
+            return
+        self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
+        journal = self._log.sync()
+        try:
+            self.checkpoints.save(self.progress.steps, {**self.tracked.states(), RUN: self._state(journal)}, best)
+        except CheckpointError as error:
+            if must:
+                raise
+            self._log.say(f"warning: {error}; the run goes on")
+            return
+        self._record()
+        self._fire("checkpoint_saved")
+
+    def _state(self, journal: int) -> dict[str, Any]:
+        counters = {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")}
+        return {"progress": counters, "journal": journal, "means": self._means.state_dict(), "rng": get_rng_state()}
+
+    def _restore(self, states: dict[str, Any], accept_changes: bool) -> None:
+        own = states.pop(RUN)
+        self.tracked.load(states, accept_changes)
+        for name, value in own["progress"].items():
+            setattr(self.progress, name, value)
+        self._means.load_state_dict(own["means"])
+        self._log.open(own["journal"])
+        set_rng_state(own["rng"])
+
+    def _record(self) -> None:
+        progress, path = self.progress, self._folder.path
+        self._folder.write_record(
+            {
+                "status": self.status,
+                "reason": self.reason,
+                "steps": progress.steps,
+                "samples": progress.samples,
+                "epochs": progress.epochs,
+                "duration": str(progress.duration),
+                "best": _relative(self.checkpoints.best, path),
+                "last": _relative(self.checkpoints.last, path),
+            }
+        )
+
+    # --- checks ---
+
+    def _check_lengths(self, has_data: bool) -> None:
+        progress = self.progress
+        if not has_data and progress.duration.unit != "steps":
+            raise ConfigError(f"duration '{progress.duration}' cannot be told for a loop without data; give it in steps")
+        for name, length in (("duration", progress.duration), ("log.every", self._log_every), ("checkpoint.every", self._save_every)):
+            if length.needs_epoch_size() and progress.epoch_size is None:
+                raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
+        for name, schedule in self._schedules.items():
+            try:
+                schedule(progress)
+            except ConfigError as error:
+                raise ConfigError(f"the schedule {name!r}: {error}") from None
+
+    def _check_best(self) -> None:
+        name = self._config.checkpoint.best
+        if name is not None and name not in self._log.names():
+            raise ConfigError(f"checkpoint.best: no value named {name!r} is logged{did_you_mean(name, self._log.names())}")
+
+
+def _endless() -> Batches:
+    """Steps without data: one part that is None, and no epochs."""
+    while True:
+        yield Batch([None], [1], 1, False)
+
+
+def _relative(path: Path | None, folder: Path) -> str | None:
+    return None if path is None else str(path.relative_to(folder))
