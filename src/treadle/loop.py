@@ -153,7 +153,7 @@ class Loop:
         if states is None:
             seed(mix(self._config.seed, TRAINING) >> 1)
             self._log.open(0)
-            self._save(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
+            self._write(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
         else:
             self._log.say(f"going on after step {self.progress.steps:,} of {self._folder.path}")
         self._record()
@@ -231,9 +231,13 @@ class Loop:
         return None if name is None else self._log.fetch(name, self.progress.steps)
 
     def _save(self, best: float | None, must: bool) -> None:
-        """Save a checkpoint. One that cannot be written is reported and the run goes on, unless it must be there."""
-        if self.checkpoints.has(self.progress.steps):
-            return
+        """Save a checkpoint of this step, if there is none yet."""
+        if not self.checkpoints.has(self.progress.steps) and self._write(best, must):
+            self._record()
+            self._fire("checkpoint_saved")
+
+    def _write(self, best: float | None, must: bool) -> bool:
+        """Write a checkpoint. One that cannot be written is reported and the run goes on, unless it must be there."""
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
         journal = self._log.sync()
         try:
@@ -242,9 +246,8 @@ class Loop:
             if must:
                 raise
             self._log.say(f"warning: {error}; the run goes on")
-            return
-        self._record()
-        self._fire("checkpoint_saved")
+            return False
+        return True
 
     def _state(self, journal: int) -> dict[str, Any]:
         counters = {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")}

@@ -13,7 +13,7 @@ from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, as_found, feed
 from treadle.metrics.group import Group
-from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_outcome, check_targets, keywords
+from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords
 from treadle.system.precision import Precision
 
 
@@ -39,11 +39,11 @@ def check_batch(
         warnings.simplefilter("always")
         try:
             with precision.autocast():
-                outcome = as_outcome(objective(model, part, **values), part)
+                outcome = _outcome(model, objective, part, values)
         except Exception as error:
             error.add_note(f"raised while a first {'training' if training else 'validation'} batch was tried, before any update")
             raise
-        check_outcome(objective, outcome, trains=training)
+        check_loss(outcome.loss, trains=training)
         feed(metrics, outcome)
         metrics.reset()
     for warning in caught:
@@ -56,6 +56,15 @@ def check_batch(
     return outcome
 
 
+def _outcome(model: Models, objective: Objective, part: Any, values: Mapping[str, float]) -> Outcome:
+    if not isinstance(objective, Supervised):
+        return as_outcome(objective(model, part, **values), part)
+    input, target = objective.unpack(part)
+    output = model(input)  # type: ignore[operator]
+    check_pair(objective.loss, output, target)  # before the loss complains in its own words, or does not
+    return objective.outcome(output, target)
+
+
 def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) -> None:
     """Look at every label of data that is in memory; a wrong one would raise in the middle of an epoch.
 
@@ -66,7 +75,7 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
         _, target = objective.unpack(loader.source.data)
         if loader.source.index is not None:
             target = target[loader.source.index.to(target.device)]
-        check_targets(objective, outcome.output, target)
+        check_classes(objective.loss, outcome.output, target)
 
 
 def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective) -> None:

@@ -62,7 +62,10 @@ class Supervised:
     def __call__(self, model: nn.Module, batch: Any) -> Outcome:
         """The loss of one batch, with the model's output for the metrics."""
         input, target = self.unpack(batch)
-        output = model(input)
+        return self.outcome(model(input), target)
+
+    def outcome(self, output: Any, target: Any) -> Outcome:
+        """The loss of an output that is there already."""
         return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target))
 
     def unpack(self, batch: Any) -> tuple[Any, Any]:
@@ -172,33 +175,28 @@ def keywords(objective: Objective) -> set[str] | None:
 # --- what can be seen to be wrong before any time is spent ---
 
 
-def check_outcome(objective: Objective, outcome: Outcome, trains: bool = True) -> None:
-    """Raise where the outcome of a first batch cannot be meant.
+def check_loss(loss: torch.Tensor, trains: bool) -> None:
+    """Raise where the loss of a first batch cannot be meant.
 
     Args:
-        objective: what gave it.
-        outcome: the outcome.
+        loss: what the objective gave.
         trains: whether a gradient is wanted.
 
     Raises:
-        ObjectiveError: the loss is no scalar or has no gradient, or output and target of a known loss do not fit.
+        ObjectiveError: the loss is no scalar, or has no gradient.
     """
-    loss = outcome.loss
     if loss.numel() != 1:
         raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
     if trains and not loss.requires_grad:
         raise ObjectiveError("the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)")
-    if isinstance(objective, Supervised):
-        _check_pair(objective.loss, outcome.output, outcome.target)
 
 
-def check_targets(objective: Objective, output: Any, target: Any) -> None:
-    """Raise where any of many targets cannot be a class of this output."""
-    if isinstance(objective, Supervised) and isinstance(objective.loss, _CLASSIFYING):
-        _check_classes(objective.loss, output, target)
+def check_pair(loss: Any, output: Any, target: Any) -> None:
+    """Raise where a loss would take output and target for something else than they are.
 
-
-def _check_pair(loss: Any, output: Any, target: Any) -> None:
+    Raises:
+        ObjectiveError: the shapes would be broadcast, or a target is no class of this output.
+    """
     if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
         return
     if isinstance(loss, _ELEMENTWISE) and output.shape != target.shape:
@@ -206,11 +204,13 @@ def _check_pair(loss: Any, output: Any, target: Any) -> None:
             f"{type(loss).__name__}: the output has the shape {list(output.shape)}, the target {list(target.shape)}; torch would "
             "broadcast one against the other without a word and train nonsense. Make them equal, for example with output.squeeze(1)"
         )
-    if isinstance(loss, _CLASSIFYING):
-        _check_classes(loss, output, target)
+    check_classes(loss, output, target)
 
 
-def _check_classes(loss: Any, output: torch.Tensor, target: torch.Tensor) -> None:
+def check_classes(loss: Any, output: torch.Tensor, target: torch.Tensor) -> None:
+    """Raise where any of many targets is no class of this output."""
+    if not isinstance(loss, _CLASSIFYING):
+        return
     if output.ndim < 1 or (target.shape == output.shape and target.is_floating_point()):
         return  # class probabilities
     name, classes = type(loss).__name__, output.shape[1] if output.ndim > 1 else output.shape[0]
