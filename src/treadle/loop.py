@@ -113,7 +113,7 @@ class Loop:
             self._fire("evaluated")
         if ends_epoch:
             self._fire("epoch_finished")
-        if reason := self._stop.reason:
+        if not after.finished and (reason := self._stop.reason):
             self.stop("interrupted", reason)
         ending = after.finished or self.status != "running"
         # An interrupted run goes on later, and then has the very rows that it would have had.

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _parser("").print_help()
         return 0
     try:
-        return int(options.run(options))
+        return int(options.call(options))
     except TreadleError as error:
         print(f"treadle {options.verb}: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
@@ -69,7 +69,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         if name == verb:  # only the verb that is asked for is imported
             module = import_module(f"treadle.cli.{name}")
             module.add_arguments(one)
-            one.set_defaults(run=module.run)
+            one.set_defaults(call=module.run)
     return parser
 
 

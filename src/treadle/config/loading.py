@@ -105,8 +105,8 @@ def _build(cls: type[T], tree: Tree, path: str, elsewhere: Sequence[str] = ()) -
     values: Tree = {}
     for name, hint in hints(cls).items():
         if name in tree:
-            values[name] = _field(hint, tree[name], f"{path}{name}", elsewhere)
-        elif fields[name].default is dataclasses.MISSING and fields[name].default_factory is dataclasses.MISSING:
+            values[name] = _field(hint, tree[name], _default(fields[name]), f"{path}{name}", elsewhere)
+        elif _default(fields[name]) is dataclasses.MISSING:
             raise ConfigError(f"'{path}{name}' is missing; give it in the file or as {path}{name}=...")
     try:
         return cls(**values)
@@ -116,10 +116,20 @@ def _build(cls: type[T], tree: Tree, path: str, elsewhere: Sequence[str] = ()) -
         raise ConfigError(f"{path.rstrip('.') or cls.__name__}: {error}") from error
 
 
-def _field(hint: Any, given: Any, path: str, elsewhere: Sequence[str]) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _field(hint: Any, given: Any, default: Any, path: str, elsewhere: Sequence[str]) -> Any:
     sections = _dataclasses(hint)
     if isinstance(given, dict) and sections:
-        return _build(_chosen(sections, given, path), given, f"{path}.", elsewhere)
+        section = _chosen(sections, given, default, path)
+        # A section goes on from the values that its field has by default, which need not be its class's own.
+        tree: Tree = _leaves(to_dict(default), "") if type(default) is section else {}
+        _merge(tree, given)
+        return _build(section, tree, f"{path}.", elsewhere)
     value = _plain(given)
     try:
         return convert(hint, value, path)
@@ -151,11 +161,13 @@ def _paths(cls: Any, path: str = "") -> list[str]:
     return found
 
 
-def _chosen(sections: list[type], given: Tree, path: str) -> type:
+def _chosen(sections: list[type], given: Tree, default: Any, path: str) -> type:
     if len(sections) == 1:
         return sections[0]
     names = {section.__name__: section for section in sections}
     leaf = given.pop("type", None)
+    if leaf is None and type(default) in sections:
+        return type(default)
     if leaf is None or _plain(leaf) not in names:
         got = "no type" if leaf is None else repr(_plain(leaf))
         raise ConfigError(f"{_where(leaf)}{path}: got {got}; say '{path}.type', one of {', '.join(names)}")

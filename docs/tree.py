@@ -1,0 +1,58 @@
+"""Print the tree of the project, each file with the first sentence of its docstring: `python docs/tree.py`.
+
+README.md holds the output, and a test holds README.md to it.
+"""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SHOWN = ("src/treadle", "recipes", "packages/treadle-mnist/src/treadle_mnist")
+NAMED = {
+    "src/treadle": "the library: engineering",
+    "recipes": "research: copy one and edit",
+    "packages/treadle-mnist/src/treadle_mnist": "the images of the demo, a distribution of its own",
+}
+OTHERS = {
+    "tests/guarantees": "the promises, proved: killed, repeated, resumed, compared bit by bit",
+    "tests": "the behaviour of each room, bad input, layers, the public names, this README",
+    "docs": "guarantees.md (promise, test, command) and decisions/ (one question a page)",
+    "Makefile": "demo, test, lint, check",
+    "constraints.txt": "the exact versions that make installs",
+}
+WIDTH = 30
+
+
+def first_line(path: Path) -> str:
+    """The first sentence of a module's docstring."""
+    line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+    number, dot, _ = line.partition(". ")
+    return line if number.isdigit() or not dot else f"{number}."
+
+
+def lines() -> list[str]:
+    """The tree, a line a file."""
+    found: list[str] = []
+    for top in SHOWN:
+        found.append(f"{top + '/':{WIDTH - 1}} {NAMED[top]}")
+        folder = ROOT / top
+        found += [row(path, 1) for path in sorted(folder.glob("*.py")) if path.name != "__init__.py" or top != "src/treadle"]
+        for room in sorted((p for p in folder.iterdir() if (p / "__init__.py").exists()), key=order):
+            found.append(f"{'  ' + room.name + '/':{WIDTH}}{first_line(room / '__init__.py')}")
+            found += [row(path, 2) for path in sorted(room.glob("*.py")) if path.name != "__init__.py"]
+    return [*found, *(f"{name:{WIDTH}}{text}" for name, text in OTHERS.items())]
+
+
+def row(path: Path, depth: int) -> str:
+    """One file."""
+    return f"{'  ' * depth + path.name:{WIDTH}}{first_line(path)}"
+
+
+def order(room: Path) -> tuple[str, str]:
+    """Rooms in the order of the flow: those whose docstring begins with a number, by it."""
+    text = first_line(room / "__init__.py")
+    return (text if text[:1].isdigit() else "0" if room.name == "core" else "9", room.name)
+
+
+if __name__ == "__main__":
+    print("\n".join(lines()))

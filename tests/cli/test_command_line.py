@@ -1,0 +1,187 @@
+"""The command line: verbs, overrides, exit codes, and messages in place of tracebacks."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from treadle.cli.main import exit_code, main
+
+EXPERIMENT = """
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+import os, signal
+import torch, treadle
+from annotated_types import Gt
+from torch import nn
+from treadle.metrics import Accuracy
+
+@dataclass(frozen=True, kw_only=True)
+class MyConfig:
+    lr: Annotated[float, Gt(0)] = 0.1
+    kill: str = ""
+    run: treadle.Config = treadle.Config(run_dir="results/a", duration="2 epochs", batch_size=16)
+
+def data(start=0):
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(start))
+    return x, (x.sum(1) > 0).long()
+
+def other():
+    return data(1)
+
+def experiment(config: MyConfig) -> treadle.Trainer:
+    trainer = treadle.Trainer(
+        lambda: nn.Linear(4, 2), nn.CrossEntropyLoss(), data(), valid=data(2), config=config,
+        optimizer=partial(torch.optim.SGD, lr=config.lr), metrics={"accuracy": Accuracy()},
+    )
+    if config.kill:
+        @trainer.on("step_finished", once=True)
+        def ask(run):
+            os.kill(os.getpid(), getattr(signal, config.kill))
+    return trainer
+
+def without_annotation(config):
+    return None
+
+def not_a_trainer(config: MyConfig):
+    return 3
+
+def raising(config: MyConfig):
+    raise KeyError("mine")
+"""
+
+
+@pytest.fixture(autouse=True)
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "main_file.py"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def test_train_makes_a_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "main_file.py"]) == 0
+    out = capsys.readouterr().out
+    assert "finished after 2 epochs, 8 steps; run folder: results/a" in out
+    assert "\x1b" not in out, "no colours where there is no terminal"
+    record = json.loads(Path("results/a/run.json").read_text())
+    assert (record["status"], record["steps"]) == ("finished", 8)
+    assert record["origin"].endswith("main_file.py:experiment")
+
+
+def test_values_come_from_defaults_then_the_file_then_the_line(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text("lr: 2e-1\nrun:\n  seed: 5\n  batch_size: 8\n")
+    assert main(["train", "main_file.py", "run.seed=6", "--config", "f.yaml", "--quiet", "run.run_dir=results/b"]) == 0
+    saved = Path("results/b/config.yaml").read_text()
+    assert "lr: 0.2" in saved and "seed: 6" in saved and "batch_size: 8" in saved and "duration: 2 epochs" in saved
+
+
+def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "main_file.py", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_stops_at_the_next_safe_point_and_the_same_command_goes_on(name: str, code: int) -> None:
+    assert main(["train", "main_file.py", f"kill={name}", "--quiet"]) == code
+    assert json.loads(Path("results/a/run.json").read_text())["reason"] == name
+    assert main(["train", "main_file.py", f"kill={name}", "--quiet"]) in (0, code)
+
+
+def test_the_time_limit_has_its_own_code_and_the_same_command_goes_on() -> None:
+    codes = []
+    while not codes or codes[-1] != 0:
+        codes.append(main(["train", "main_file.py", "run.time_limit=0.000001", "--quiet"]))
+        assert len(codes) <= 9
+    assert codes == [75] * 7 + [0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "main_file.py", "run.batchsize=3"], "command line: unknown key 'run.batchsize'; did you mean 'batch_size'?"),
+        (["train", "main_file.py", "lr=-1"], "command line: lr: got -1, must be greater than 0"),
+        (["train", "main_file.py", "run.machine.precision=fp17"], "run.machine.precision: got 'fp17', must be 'fp32', 'bf16' or 'fp16'"),
+        (["train", "nowhere.py"], "there is no file 'nowhere.py'"),
+        (["train", "main_file.py:experimnt"], "has no function 'experimnt'; did you mean 'experiment'?"),
+        (["train", "main_file.py:without_annotation"], "must take its config first, annotated with its type"),
+        (["train", "main_file.py:not_a_trainer"], "must return a treadle.Trainer, it returned int"),
+        (["train", "main_file.py", "--config", "none.yaml"], "cannot read the config file 'none.yaml'"),
+        (["evaluate", "nowhere"], "'nowhere' is no run folder"),
+    ],
+)
+def test_a_mistake_is_a_message_and_not_a_traceback(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    err = capsys.readouterr().err
+    assert message in err and "Traceback" not in err
+
+
+def test_an_exception_of_the_users_code_arrives_unchanged() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        main(["train", "main_file.py:raising"])
+
+
+def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["trian"]) == 2
+    assert "unknown command 'trian'; did you mean 'train'?" in capsys.readouterr().err
+
+
+def test_a_finished_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "main_file.py", "--quiet"]) == 0
+    assert main(["train", "main_file.py", "--quiet"]) == 1
+    assert "is over: finished at step 8" in capsys.readouterr().err
+    assert main(["train", "main_file.py", "run.duration=3 epochs", "--quiet", "--accept-changes"]) == 0
+    assert json.loads(Path("results/a/run.json").read_text())["steps"] == 12
+
+
+def test_evaluate_gives_what_training_logged_and_takes_other_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "main_file.py", "--quiet"]) == 0
+    logged = json.loads(Path("results/a/metrics.jsonl").read_text().splitlines()[-1])
+    assert main(["evaluate", "results/a", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert (scores["loss"], scores["accuracy"]) == (logged["valid/loss"], logged["valid/accuracy"])
+    assert main(["evaluate", "results/a", "--data", "other", "--json"]) == 0
+    other = json.loads(capsys.readouterr().out)
+    assert other["loss"] != scores["loss"] and other["data"] == "other"
+    assert main(["evaluate", "results/a", "--data", "othr"]) == 1
+    assert "did you mean 'other'?" in capsys.readouterr().err
+
+
+def test_help_and_a_config_error_wait_for_no_torch() -> None:
+    code = (
+        "import sys\nfrom treadle.cli.main import main\n"
+        "try: main(['train', '--help'])\nexcept SystemExit: pass\n"
+        "from treadle import Config, load_config, errors\n"
+        "try: load_config(Config, {'run_dir': 'a'})\nexcept errors.ConfigError: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_ctrl_c_twice_stops_at_once_without_a_traceback() -> None:
+    """The second one does not wait for the safe point."""
+    slow = "\n@dataclass(frozen=True, kw_only=True)\nclass Own(treadle.Config):\n    run_dir: str = 'results/slow'\n    duration: str = '1 epoch'\n"
+    slow += "def slow(config: Own) -> treadle.Trainer:\n"
+    slow += "    def objective(model, batch):\n"
+    slow += "        if model.training and hasattr(objective, 'checked'):\n"
+    slow += "            os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n"
+    slow += "        objective.checked = True\n"
+    slow += "        return nn.functional.cross_entropy(model(batch[0]), batch[1])\n"
+    slow += "    return treadle.Trainer(lambda: nn.Linear(4, 2), objective, data(), optimizer=torch.optim.SGD, config=config)\n"
+    Path("main_file.py").write_text(EXPERIMENT + slow)
+    command = [sys.executable, "-c", "import sys; from treadle.cli.main import main; sys.exit(main(['train', 'main_file.py:slow']))"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert done.returncode == 128 + signal.SIGINT, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [("finished", 0), ("stopped: enough", 0), ("interrupted: SIGINT", 130), ("interrupted: SIGTERM", 143), ("interrupted: time limit", 75)],
+)
+def test_exit_codes(status: str, code: int) -> None:
+    assert exit_code(status) == code

@@ -1,0 +1,63 @@
+"""What the pages say is so: code blocks run, the tree is the tree, links lead somewhere, commands exist."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
+    names: dict[str, object] = {"__name__": "page"}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def test_the_three_levels_of_the_readme_run_to_their_ends() -> None:
+    names: dict[str, object] = {"__name__": "page"}
+    torch.manual_seed(0)
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["run"].result.status == "finished"  # type: ignore[attr-defined]
+    assert {path.name for path in Path("results").iterdir()} == {"one", "two", "three"}
+    assert "train/grad_norm" in Path("results/two/metrics.jsonl").read_text()
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    tree = "\n".join(runpy.run_path(str(ROOT / "docs" / "tree.py"))["lines"]())
+    assert f"```\n{tree}\n```" in (ROOT / "README.md").read_text(encoding="utf-8"), "run: python docs/tree.py, and put its output into README.md"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_files_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_guarantee_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    named = re.findall(r"tests/[\w/]*(?:\.py)?", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_the_readme_names_the_commands_that_the_makefile_has() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for command in re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE):
+        assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+
+
+def test_every_decision_is_in_the_table_of_decisions() -> None:
+    folder = ROOT / "docs" / "decisions"
+    table = (folder / "README.md").read_text(encoding="utf-8")
+    assert [path.name for path in sorted(folder.glob("0*.md")) if f"({path.name})" not in table] == []
