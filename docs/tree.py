@@ -1,6 +1,6 @@
-"""Print the tree of the project, each file with the first sentence of its docstring: `python docs/tree.py`.
+"""Write the tree of the project into README.md, each file with the first sentence of its docstring: `python docs/tree.py`.
 
-README.md holds the output, and a test holds README.md to it.
+A test holds README.md to it.
 """
 
 import ast
@@ -55,4 +55,7 @@ def order(room: Path) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(lines()))
+    readme = ROOT / "README.md"
+    before, _, after = readme.read_text(encoding="utf-8").partition("## The tree\n\n```\n")
+    text = "\n".join(lines())
+    readme.write_text(f"{before}## The tree\n\n```\n{text}\n```{after.partition('```')[2]}", encoding="utf-8")

@@ -34,7 +34,7 @@ def test_the_three_levels_of_the_readme_run_to_their_ends() -> None:
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:
     tree = "\n".join(runpy.run_path(str(ROOT / "docs" / "tree.py"))["lines"]())
-    assert f"```\n{tree}\n```" in (ROOT / "README.md").read_text(encoding="utf-8"), "run: python docs/tree.py, and put its output into README.md"
+    assert f"```\n{tree}\n```" in (ROOT / "README.md").read_text(encoding="utf-8"), "run: python docs/tree.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -135,8 +135,8 @@ class Loop:
             CheckpointError: there are checkpoints, and none of them is whole; or the first one cannot be written.
             RunChanged: other objects are tracked than were.
         """
-        size, steps = (loader.epoch_size, loader.epoch_steps) if loader else (None, None)
-        self.before = self.progress = self.after = Progress(duration, size, steps)
+        lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else ()
+        self.before = self.progress = self.after = Progress(duration, *lengths)
         self._check_lengths(loader is not None)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:

@@ -97,7 +97,7 @@ def configured(experiment: Experiment, options: argparse.Namespace) -> Any:
 
 def _prefix(config_type: Any) -> str:
     """Where `treadle.Config` stands in an own config: at the top, or in one field."""
-    from treadle.config.check import hints
+    from treadle.config.build import hints
     from treadle.config.schema import Config
 
     if issubclass(config_type, Config):

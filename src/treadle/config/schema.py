@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
-from treadle.config.check import Parsed, check_fields
+from treadle.config.build import Parsed, check_fields
 from treadle.core.when import Duration, parse_seconds
 
 Length = Annotated[str, Parsed(Duration.parse)]

@@ -45,12 +45,14 @@ class _Cosine:
     over: Duration | None
 
     def __call__(self, progress: Progress) -> float:
-        total = progress.steps_in(self.over or progress.duration)
-        warm = 0.0 if self.warmup is None else min(total, progress.steps_in(self.warmup))
-        if progress.steps < warm:
-            return self.peak * min(1.0, (progress.steps + 1) / warm)  # the first step moves the weights already
-        rest = min(1.0, (progress.steps - warm) / (total - warm)) if total > warm else 1.0
-        return _cosine_between(self.peak, self.end, rest)
+        done = _share(progress, self.over)
+        if self.warmup is None:
+            return _cosine_between(self.peak, self.end, done)
+        warm_steps = progress.steps_in(self.warmup)
+        if progress.steps < warm_steps:
+            return self.peak * min(1.0, (progress.steps + 1) / warm_steps)  # the first step moves the weights already
+        warm = warm_steps / progress.steps_in(self.over or progress.duration)
+        return _cosine_between(self.peak, self.end, (done - warm) / (1 - warm) if warm < 1 else 1.0)
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class _Exponential:
     every: Duration
 
     def __call__(self, progress: Progress) -> float:
+        if self.every.needs_epoch_size():
+            _told(progress, self.every)
         return self.start * self.factor ** self.every.count(progress)
 
 
@@ -172,7 +176,15 @@ def _cosine_between(start: float, end: float, share: float) -> float:
 
 
 def _share(progress: Progress, over: Duration | None) -> float:
-    return progress.fraction if over is None else min(1.0, over.amount(progress))
+    length = over or progress.duration
+    _told(progress, length)
+    return min(1.0, length.amount(progress))
+
+
+def _told(progress: Progress, length: Duration) -> None:
+    """Raise where nobody knows how much of a length is done: between the ends of epochs whose length nobody knows."""
+    if length.unit == "epochs" and not progress.epoch_size:
+        raise ConfigError(f"how much of '{length}' is done cannot be told for data without a length; give the length in steps")
 
 
 def _optional(text: str | None) -> Duration | None:

@@ -35,9 +35,15 @@ def leaves(value: Any) -> list[Any]:
         >>> leaves({"a": (1, [2])})
         [1, 2]
     """
-    found: list[Any] = []
-    map_leaves(found.append, value)
-    return found
+    if isinstance(value, (tuple, list)):
+        parts = list(value)
+    elif isinstance(value, Mapping):
+        parts = list(value.values())
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = [getattr(value, f.name) for f in dataclasses.fields(value) if f.init]
+    else:
+        return [value]
+    return [leaf for part in parts for leaf in leaves(part)]
 
 
 def describe(value: Any) -> str:

@@ -6,14 +6,16 @@ and after a resume, and free of a clock.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from treadle.core.errors import ConfigError
 
 UNITS = ("steps", "samples", "epochs")
-_LENGTH = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]+)?|\.[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
+_LENGTH = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,3})?|\.[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
 _SECONDS = {"second": 1, "seconds": 1, "s": 1, "minute": 60, "minutes": 60, "min": 60, "hour": 3600, "hours": 3600, "h": 3600}
 
 
@@ -25,6 +27,7 @@ class Progress:
         duration: the length of the whole run.
         epoch_size: positions in one epoch (samples; batches for ``treadle.Batches``), None where nobody knows.
         epoch_steps: optimizer steps in one epoch, None where nobody knows.
+        epoch_samples: samples in one epoch, None where nobody knows.
         steps: optimizer steps done.
         samples: training samples used.
         epochs: epochs finished.
@@ -34,6 +37,7 @@ class Progress:
     duration: Duration
     epoch_size: int | None = None
     epoch_steps: int | None = None
+    epoch_samples: int | None = None
     steps: int = 0
     samples: int = 0
     epochs: int = 0
@@ -42,7 +46,8 @@ class Progress:
     def advanced(self, samples: int, positions: int, ends_epoch: bool) -> Progress:
         """The progress one step later."""
         epochs, into = (self.epochs + 1, 0) if ends_epoch else (self.epochs, self.into_epoch + positions)
-        return Progress(self.duration, self.epoch_size, self.epoch_steps, self.steps + 1, self.samples + samples, epochs, into)
+        known = (self.duration, self.epoch_size, self.epoch_steps, self.epoch_samples)
+        return Progress(*known, self.steps + 1, self.samples + samples, epochs, into)
 
     @property
     def epoch(self) -> float:
@@ -62,9 +67,10 @@ class Progress:
         """
         if length.unit == "steps":
             return float(length.value)
-        if not self.epoch_steps or not self.epoch_size:
-            raise ConfigError(f"'{length}' cannot be told in steps, because this data has no length; give it in steps")
-        return float(length.value) * self.epoch_steps / (1 if length.unit == "epochs" else self.epoch_size)
+        in_epoch = 1 if length.unit == "epochs" else self.epoch_samples
+        if not self.epoch_steps or not in_epoch:
+            raise ConfigError(f"'{length}' cannot be told in steps, because this data does not say how long it is; give it in steps")
+        return float(length.value) * self.epoch_steps / in_epoch
 
     @property
     def finished(self) -> bool:
@@ -121,7 +127,7 @@ class Duration:
     def due(self, before: Progress, after: Progress) -> bool:
         """Whether a multiple of this length was reached between two moments one step apart."""
         if self.unit == "steps":
-            return after.steps % self.value.numerator == 0
+            return after.steps % self.value.numerator == 0 and after.steps > before.steps
         return self.count(after) > self.count(before)
 
     def needs_epoch_size(self) -> bool:
@@ -129,7 +135,7 @@ class Duration:
         return self.unit == "epochs" and self.value.denominator != 1
 
     def __str__(self) -> str:
-        number = str(self.value) if self.value.denominator == 1 else str(float(self.value))
+        number = str(self.value) if self.value.denominator == 1 else _decimal(self.value)
         return f"{number} {self.unit[:-1] if self.value == 1 else self.unit}"
 
     def __repr__(self) -> str:
@@ -143,6 +149,8 @@ def parse_seconds(text: str | float) -> float:
         ConfigError: the text has no number, an unknown unit, or is not positive.
     """
     if isinstance(text, (int, float)):
+        if not math.isfinite(text):
+            raise ConfigError(f"{text!r} is not a time such as '90 minutes' or '2 hours'")
         number, unit = Fraction(text), "s"
     else:
         number, unit = _split(text, "a time such as '90 minutes' or '2 hours'")
@@ -151,6 +159,14 @@ def parse_seconds(text: str | float) -> float:
     if number <= 0:
         raise ConfigError(f"{text!r} must be more than zero")
     return float(number * _SECONDS[unit])
+
+
+def _decimal(value: Fraction) -> str:
+    """Exact, since every value was read from a decimal."""
+    digits = 0
+    while (value * 10**digits).denominator != 1:
+        digits += 1
+    return f"{Decimal(int(value * 10**digits)).scaleb(-digits):f}"
 
 
 def _split(text: object, wanted: str) -> tuple[Fraction, str]:

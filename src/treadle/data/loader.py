@@ -91,6 +91,11 @@ class Loader:
         size = self.epoch_size
         return size if size is None or self.source.kind == "batched" else -(-size // self.batch_size)
 
+    @property
+    def epoch_samples(self) -> int | None:
+        """Samples in one epoch; None where nobody knows."""
+        return None if self.source.kind == "batched" else self.epoch_size
+
     def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None) -> Generator[Batch, None, None]:
         """Batches from a position on.
 

@@ -15,7 +15,8 @@ import os
 from pathlib import Path
 from typing import Any, TextIO
 
-from treadle.config.loading import flatten, load_config, save_config, to_dict
+from treadle.config.build import to_dict
+from treadle.config.loading import flatten, load_config, save_config
 from treadle.config.schema import PLACES, config_path
 from treadle.core.errors import ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.system.files import write_json
