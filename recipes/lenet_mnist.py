@@ -31,7 +31,7 @@ class LeNetConfig(treadle.Config):
     seed: int = 42
     evaluate: treadle.EvaluateConfig = field(default_factory=lambda: treadle.EvaluateConfig(batch_size=500))
     checkpoint: treadle.CheckpointConfig = field(default_factory=lambda: treadle.CheckpointConfig(best="valid/accuracy", mode="max"))
-    peak_lr: Annotated[float, Gt(0)] = 2e-3
+    peak_lr: Annotated[float, Gt(0)] = 6e-3
     """Highest learning rate of the one-cycle schedule."""
 
 

@@ -154,8 +154,7 @@ class Loop:
             seed(mix(self._config.seed, TRAINING) >> 1)
             self._log.open(0)
             self._write(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
-        else:
-            self._log.say(f"going on after step {self.progress.steps:,} of {self._folder.path}")
+        self._log.say(self._heading())
         self._record()
         self._fire("run_started")
 
@@ -204,6 +203,13 @@ class Loop:
         self._tick()
 
     # --- logging ---
+
+    def _heading(self) -> str:
+        """What is about to happen, in a line."""
+        models = [item for item in self.tracked.objects() if isinstance(item, nn.Module)]
+        parts = [f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters" for model in models]
+        parts += [f"{self.progress.duration} on {self._device}", str(self._folder.path)]
+        return "; ".join(parts) + (f"; going on after step {self.progress.steps:,}" if self.progress.steps else "")
 
     def _log_epoch(self) -> None:
         self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())

@@ -87,6 +87,7 @@ class Trainer:
         for handler in handlers:
             self._events.add(handler)
         self._train_metrics: Group | None = None
+        self._values: dict[str, float] = {}  # the last step's schedule values that the objective takes
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
         """Decorate a function ``f(run)`` to be called at an event, see `treadle.core.events`."""
@@ -116,6 +117,7 @@ class Trainer:
                     self._check(run, step)
                     checked = True
                 self._step(step, model, optimizer)
+            self._values = self._keywords(run.step)
         return run.result
 
     def evaluate(self, data: Any, metrics: Mapping[str, Metric] | None = None) -> dict[str, Any]:
@@ -130,7 +132,7 @@ class Trainer:
         """
         group = self.metrics if metrics is None else Group(metrics, self.device)
         self._to_device()
-        return evaluate(self.model, self.objective, self._reader(data), group, self._precision(), {})
+        return evaluate(self.model, self.objective, self._reader(data), group, self._precision(), self._values)
 
     def predict(self, data: Any) -> Any:
         """The model's outputs for a whole dataset, in its order.
@@ -162,7 +164,7 @@ class Trainer:
         step.update(optimizer, clip=self.config.clip)
 
     def _keywords(self, step: Step) -> dict[str, float]:
-        return {name: step.values[name] for name in self._taken}
+        return {name: step.values[name] for name in self._taken if name in step.values}
 
     # --- setting up ---
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -58,8 +59,6 @@ def _free(run_dir: str) -> str:
 
 
 def _tensorboard(run_dir: Path) -> str:
-    import sys
-
     beside = Path(sys.executable).with_name("tensorboard")
-    program = str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else "tensorboard"
-    return f"{shlex.quote(program)} --logdir {shlex.quote(str(run_dir))} --load_fast=false"
+    program = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside
+    return f"{shlex.quote(str(program))} --logdir {shlex.quote(str(run_dir))} --load_fast=false"

@@ -7,23 +7,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
-def map_leaves(apply: Callable[[Any], Any], value: Any) -> Any:
+def map_leaves(apply: Callable[[Any], Any], value: Any, is_leaf: Callable[[Any], bool] = lambda value: False) -> Any:
     """The same structure with each leaf changed: tuples, named tuples, lists, dicts, dataclasses.
+
+    Args:
+        apply: what is done to a leaf.
+        value: the structure.
+        is_leaf: says of a container that it is to be taken as one leaf.
 
     Example:
         >>> map_leaves(lambda x: x + 1, {"a": (1, [2])})
         {'a': (2, [3])}
     """
+    if is_leaf(value):
+        return apply(value)
     if isinstance(value, tuple):
-        parts = [map_leaves(apply, item) for item in value]
+        parts = [map_leaves(apply, item, is_leaf) for item in value]
         return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if isinstance(value, list):
-        return [map_leaves(apply, item) for item in value]
+        return [map_leaves(apply, item, is_leaf) for item in value]
     if isinstance(value, Mapping):
-        mapped = {key: map_leaves(apply, item) for key, item in value.items()}
+        mapped = {key: map_leaves(apply, item, is_leaf) for key, item in value.items()}
         return mapped if type(value) is dict else _rebuilt(value, mapped)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        changes = {f.name: map_leaves(apply, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+        changes = {f.name: map_leaves(apply, getattr(value, f.name), is_leaf) for f in dataclasses.fields(value) if f.init}
         return dataclasses.replace(value, **changes)
     return apply(value)
 

@@ -62,16 +62,17 @@ def count_samples(batch: Any) -> int:
 
 
 def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int]]:
-    """Cut a batch that came as one into micro-batches: every tensor whose first dimension is the number of samples."""
+    """Cut a batch that came as one into micro-batches: every tensor, and every list of texts, as long as the number of samples."""
     if size is None or size >= count:
         return [batch], [count]
 
-    def cut(start: int) -> Any:
-        def one(leaf: Any) -> Any:
-            whole = isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim and len(leaf) == count
-            return leaf[start : start + size] if whole else leaf
+    def one_a_sample(value: Any) -> bool:
+        if isinstance(value, (torch.Tensor, np.ndarray)):
+            return bool(value.ndim) and len(value) == count
+        return isinstance(value, (list, tuple)) and len(value) == count and all(isinstance(item, str) for item in value)
 
-        return map_leaves(one, batch)
+    def cut(start: int) -> Any:
+        return map_leaves(lambda leaf: leaf[start : start + size] if one_a_sample(leaf) else leaf, batch, one_a_sample)
 
     starts = range(0, count, size)
     return [cut(start) for start in starts], [min(size, count - start) for start in starts]

@@ -6,7 +6,7 @@ collate from (seed, epoch, position): augmentation depends on neither the worker
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from treadle.core.mix import mix
 from treadle.core.structure import map_leaves
 from treadle.data.batch import Batch, count_samples, split
 from treadle.data.order import Indices
-from treadle.data.sources import Source
+from treadle.data.sources import Collate, Source
 from treadle.system.seed import seed_here
 
 SAMPLE, COLLATE, STREAM, BATCH = 11, 12, 13, 14
@@ -38,6 +38,12 @@ class Chunk:
 def _cuts(count: int, size: int | None) -> list[slice]:
     size = size or count
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _collated(samples: list[Any], collate: Collate, micro_batch: int | None) -> tuple[list[Any], list[int]]:
+    """Samples as micro-batches. A collate that draws for each sample draws the same however the batch is cut."""
+    parts = [samples[cut] for cut in _cuts(len(samples), micro_batch)]
+    return [collate(part) for part in parts], [len(part) for part in parts]
 
 
 def from_tensors(source: Source, chunk: Chunk, micro_batch: int | None) -> Batch:
@@ -71,13 +77,10 @@ class Fetch:
         self._seed, self._micro_batch = seed, micro_batch
 
     def __getitem__(self, chunk: Chunk) -> Batch:
-        parts, counts = [], []
-        for cut in _cuts(len(chunk.indices), self._micro_batch):
-            samples = [self._sample(chunk.epoch, index) for index in chunk.indices[cut].tolist()]
-            seed_here(mix(self._seed, chunk.epoch, chunk.start + cut.start, COLLATE))
-            parts.append(self._collate(samples))
-            counts.append(len(samples))
-        return Batch(parts, counts, len(chunk.indices), chunk.ends_epoch, chunk.indices)
+        samples = [self._sample(chunk.epoch, index) for index in chunk.indices.tolist()]
+        seed_here(mix(self._seed, chunk.epoch, chunk.start, COLLATE))
+        parts, counts = _collated(samples, self._collate, self._micro_batch)
+        return Batch(parts, counts, len(samples), chunk.ends_epoch, chunk.indices)
 
     def _sample(self, epoch: int, index: int) -> Any:
         seed_here(mix(self._seed, epoch, index, SAMPLE))
@@ -126,11 +129,8 @@ class Stream(IterableDataset[Batch]):
             yield samples, position + 1 - len(samples)
 
     def _batch(self, samples: list[Any], position: int, epoch: int, ends_epoch: bool) -> Batch:
-        parts, counts = [], []
-        for cut in _cuts(len(samples), self._micro_batch):
-            seed_here(mix(self._seed, epoch, position + cut.start, COLLATE))
-            parts.append(self._source.collate(samples[cut]))
-            counts.append(len(samples[cut]))
+        seed_here(mix(self._seed, epoch, position, COLLATE))
+        parts, counts = _collated(samples, self._source.collate, self._micro_batch)
         return Batch(parts, counts, len(samples), ends_epoch)
 
 
@@ -139,13 +139,13 @@ def batched(source: Source, seed: int, micro_batch: int | None, epoch: int, into
     while True:
         held, given = None, False
         for item in _items(source, seed, epoch, into):
-            if held is not None:
+            if given:
                 yield _as_batch(held, micro_batch, ends_epoch=False)
             held, given = item, True
         if not given:
             raise DataError(
                 f"treadle.Batches gave nothing in epoch {epoch + 1}: "
-                + ("an iterator can be read only once; give a list, or a function that returns a new one" if epoch else "its iterable is empty")
+                "its iterable is empty, or an iterator, which can be read only once; give a list, or a function that returns a new one"
             )
         yield _as_batch(held, micro_batch, ends_epoch=True)
         epoch, into = epoch + 1, 0
@@ -159,7 +159,7 @@ def _items(source: Source, seed: int, epoch: int, into: int) -> Iterator[Any]:
                 seed_here(mix(seed, epoch, position, BATCH))
             yield data[position]
         return
-    for position, item in enumerate(_seeded(data() if callable(data) and not hasattr(data, "__iter__") else data, seed, epoch, BATCH)):
+    for position, item in enumerate(_seeded(data, seed, epoch, BATCH)):
         if position >= into:
             yield item
 
@@ -174,10 +174,10 @@ def _as_batch(item: Any, micro_batch: int | None, ends_epoch: bool) -> Batch:
     return Batch(parts, counts, 1, ends_epoch)
 
 
-def _seeded(iterable: Iterable[Any], seed: int, epoch: int, purpose: int) -> Iterator[Any]:
-    """The items of an iterable, the generators seeded before each."""
+def _seeded(data: Any, seed: int, epoch: int, purpose: int) -> Iterator[Any]:
+    """The items of an iterable, or of what a function returns; the generators seeded before each."""
     seed_here(mix(seed, epoch, purpose))
-    items, position = iter(iterable), 0
+    items, position = iter(data if hasattr(data, "__iter__") else data()), 0
     while True:
         seed_here(mix(seed, epoch, position, purpose))
         try:

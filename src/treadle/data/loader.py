@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterator
 from copy import copy
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -116,7 +117,10 @@ class Loader:
     def peek(self) -> Any:
         """The first micro-batch, read in this process and without moving anything; for checks before the start."""
         one = copy(self)
-        one._workers = Workers(0)
+        one._workers, one.source = Workers(0), copy(self.source)
+        if hasattr(self.source.data, "__next__"):  # an iterator is read only once: what was looked at is put back
+            ahead = list(islice(self.source.data, 1))
+            self.source.data, one.source.data = chain(ahead, self.source.data), ahead
         return next(one.batches(epochs=1)).parts[0]
 
     def _read(self, epoch: int, into: int) -> Iterator[Batch]:
@@ -147,7 +151,7 @@ class Loader:
 
     def _with_workers(self, dataset: Any, chunks: Iterator[fetch.Chunk] | None) -> Iterator[Batch]:
         workers = self._workers
-        return iter(
+        iterator = iter(
             DataLoader(
                 dataset,
                 sampler=chunks,
@@ -161,6 +165,11 @@ class Loader:
                 generator=torch.Generator().manual_seed(self.seed),
             )
         )
+        try:
+            yield from iterator
+        finally:
+            # After an error in a worker, waiting for the garbage collector to end the others takes seconds.
+            getattr(iterator, "_shutdown_workers", lambda: None)()
 
 
 def _same(batch: Any) -> Any:

@@ -19,6 +19,7 @@ from treadle.core.mix import GOLDEN, MUL1, MUL2, mix
 Indices = NDArray[np.int64]
 ROUNDS = 8
 BLOCK = 1 << 14
+"""Positions that are computed at once; an epoch this short is sorted as a whole."""
 
 
 class Order(Protocol):
@@ -49,8 +50,9 @@ class Sequential:
 class Shuffle:
     """A new permutation each epoch.
 
-    A Feistel network of 8 rounds on pairs (a, b) with a < A, b < B and A * B just above the length; what falls
-    above the length is walked on until it does not.
+    A short epoch is sorted by hashes. A long one goes through a Feistel network of 8 rounds on pairs (a, b) with a < A,
+    b < B and A * B just above the length; what falls above the length is walked on until it does not. (A network as
+    small as a short epoch would not reach every order.)
 
     Source:
         Black and Rogaway, Ciphers with Arbitrary Finite Domains, section 4 (cycle walking) and 5 (generalized Feistel).
@@ -58,7 +60,10 @@ class Shuffle:
 
     def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
         """See `Order.indices`."""
-        rows = max(1, math.isqrt(length - 1) + 1)
+        if length <= BLOCK:
+            hashed = _hashed(np.arange(length), mix(seed, epoch, ROUNDS, length))
+            return np.argsort(hashed, kind="stable").astype(np.int64)[positions]
+        rows = math.isqrt(length - 1) + 1
         columns = -(-length // rows)
         keys = [mix(seed, epoch, number, length) for number in range(ROUNDS)]
         out = _feistel(positions.astype(np.uint64), rows, columns, keys)
@@ -135,10 +140,11 @@ class Reader:
         return self._block[offset : offset + count]
 
     def _checked(self, block: Indices, count: int) -> Indices:
-        if len(block) != count or (count and (block.min() < 0 or block.max() >= self._length)):
+        block = np.asarray(block)
+        if block.shape != (count,) or block.dtype.kind not in "iu" or (count and (block.min() < 0 or block.max() >= self._length)):
             name = type(self._order).__name__
             raise DataError(f"the order {name} must give {count} indices in 0..{self._length - 1}, one for each position")
-        return block
+        return block.astype(np.int64, copy=False)
 
 
 def _feistel(x: NDArray[np.uint64], rows: int, columns: int, keys: list[int]) -> NDArray[np.uint64]:

@@ -9,7 +9,9 @@ torch's DataLoader                                               -> what is in i
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,6 +30,7 @@ from torch.utils.data import (
 )
 
 from treadle.core.errors import DataError, did_you_mean
+from treadle.core.structure import describe, map_leaves
 from treadle.data.order import NAMED, Order, Weighted
 
 Collate = Callable[[list[Any]], Any]
@@ -113,17 +116,21 @@ def resolve(data: Any, sampler: str | Order) -> Source:
     if not isinstance(data, Samples):
         data = Samples(data)
     order = _order(data.sampler if data.sampler is not None else sampler)
-    tensors = _tensors(data.dataset) if data.collate is None else None
-    if tensors is not None:
+    dataset, collate = data.dataset, data.collate or default_collate
+    if isinstance(dataset, IterableDataset):
+        if data.sampler is not None:
+            raise DataError(f"the IterableDataset {type(dataset).__name__} has an order of its own, so it takes no sampler")
+        return Source("streamed", dataset, order, collate)
+    tensors = _tensors(dataset)
+    if tensors is not None and data.collate is None:
         return replace(tensors, order=order)
-    collate = data.collate or default_collate
-    if isinstance(data.dataset, IterableDataset):
-        return Source("streamed", data.dataset, order, collate)
-    if hasattr(data.dataset, "__getitem__") and hasattr(data.dataset, "__len__"):
-        return Source("indexed", data.dataset, order, collate, length=_counted(data.dataset))
-    hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(data.dataset, "__iter__") else ""
+    if tensors is not None and isinstance(dataset, (tuple, Mapping)):
+        dataset = _Rows(tensors.data, tensors.length or 0)
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        return Source("indexed", dataset, order, collate, length=_counted(dataset))
+    hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(dataset, "__iter__") else ""
     raise DataError(
-        f"{type(data.dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "
+        f"{type(dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "
         f"a torch IterableDataset or DataLoader, or treadle.Batches(iterable){hint}"
     )
 
@@ -148,6 +155,19 @@ def _counted(dataset: Any) -> int:
 # --- in memory ---
 
 
+class _Rows:
+    """Tensors of the same length as a dataset of samples."""
+
+    def __init__(self, columns: Any, length: int) -> None:
+        self._columns, self._length = columns, length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Any:
+        return map_leaves(lambda leaf: leaf[index], self._columns)
+
+
 def _tensors(dataset: Any) -> Source | None:
     """The in-memory source of a dataset that is nothing but tensors; None for any other."""
     if type(dataset) is Subset:
@@ -155,22 +175,26 @@ def _tensors(dataset: Any) -> Source | None:
         if inner is None:
             return None
         chosen = torch.as_tensor(np.asarray(dataset.indices, dtype=np.int64))
+        chosen = torch.where(chosen < 0, chosen + (inner.length or 0), chosen)
         return replace(inner, index=chosen if inner.index is None else inner.index[chosen], length=_counted(dataset))
     if type(dataset) is TensorDataset:
         dataset = tuple(dataset.tensors)
-    leaves = _leaves(dataset)
-    if not leaves or not all(isinstance(leaf, (torch.Tensor, np.ndarray)) for leaf in leaves):
+    columns = _columns(dataset)
+    found = [isinstance(column, (torch.Tensor, np.ndarray)) for column in columns]
+    if not all(found) or not found:
+        if any(found) or (columns and isinstance(dataset, Mapping) and 0 not in dataset):
+            raise DataError(f"a {type(dataset).__name__} is a dataset only where it holds nothing but tensors, one a field; got {describe(dataset)}")
         return None
-    data = _as_tensors(dataset)
-    lengths = {len(leaf) if leaf.ndim else 0 for leaf in _leaves(data)}
-    if len(lengths) != 1:
-        raise DataError(f"tensors of a dataset must have the same length, got {', '.join(str(tuple(t.shape)) for t in _leaves(data))}")
+    data = map_leaves(_as_tensor, dataset)
+    lengths = {len(column) if column.ndim else -1 for column in _columns(data)}
+    if len(lengths) != 1 or -1 in lengths:
+        raise DataError(f"tensors of a dataset must have the same length, got {', '.join(str(tuple(t.shape)) for t in _columns(data))}")
     if lengths == {0}:
         raise DataError("the dataset is empty: its tensors have no items")
     return Source("tensors", data, NAMED["shuffle"], length=lengths.pop())
 
 
-def _leaves(dataset: Any) -> list[Any]:
+def _columns(dataset: Any) -> list[Any]:
     if isinstance(dataset, Mapping) and dataset:
         return list(dataset.values())
     if isinstance(dataset, tuple):
@@ -178,12 +202,12 @@ def _leaves(dataset: Any) -> list[Any]:
     return [dataset] if isinstance(dataset, (torch.Tensor, np.ndarray)) else []
 
 
-def _as_tensors(dataset: Any) -> Any:
-    if isinstance(dataset, Mapping):
-        return {key: torch.as_tensor(value) for key, value in dataset.items()}
-    if isinstance(dataset, tuple):
-        return tuple(torch.as_tensor(value) for value in dataset)
-    return torch.as_tensor(dataset)
+def _as_tensor(column: Any) -> torch.Tensor:
+    if isinstance(column, np.ndarray) and any(stride < 0 for stride in column.strides):
+        column = np.ascontiguousarray(column)
+    with warnings.catch_warnings():  # nothing here writes to what may only be read
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.as_tensor(column)
 
 
 # --- batched by somebody else ---
@@ -192,7 +216,8 @@ def _as_tensors(dataset: Any) -> Any:
 def _batched(iterable: Any) -> Source:
     length = None
     if hasattr(iterable, "__len__"):
-        length = len(iterable)
+        with suppress(TypeError):  # a DataLoader of a stream has a __len__ that raises
+            length = len(iterable)
         if length == 0:
             raise DataError("treadle.Batches was given an empty iterable")
     elif not hasattr(iterable, "__iter__") and not callable(iterable):
@@ -204,9 +229,11 @@ def _torch_loader(loader: DataLoader[Any]) -> Source:
     keep = "wrap it in treadle.Batches(loader) to keep its own batches and order (a resume then reads it again from its start)"
     if loader.batch_size is None or (loader.batch_sampler is not None and type(loader.batch_sampler) is not BatchSampler):
         raise DataError(f"this DataLoader makes its batches by itself (batch_sampler, or batch_size=None); {keep}")
-    order: str | Order = "sequential"
+    order: str | Order | None = None
     if not isinstance(loader.dataset, IterableDataset):
         order = _order_of(loader.sampler, keep)
+        if len(loader.sampler) != len(loader.dataset):  # type: ignore[arg-type]
+            raise DataError(f"the DataLoader's sampler gives {len(loader.sampler)} of {len(loader.dataset)} samples an epoch; {keep}")  # type: ignore[arg-type]
     source = resolve(Samples(loader.dataset, order, None if loader.collate_fn is default_collate else loader.collate_fn), "shuffle")
     context = loader.multiprocessing_context
     source.batch_size, source.drop_last = loader.batch_size, loader.drop_last
