@@ -101,6 +101,7 @@ class Loop:
     def _finish_step(self) -> None:
         """The safe point. In this order: count, handlers (evaluation is the last of them), log, best, checkpoint, progress bar."""
         self.step.finish()
+        self._pace.body_ended()
         before, after = self.before, self.after
         self.progress, self.inside = after, False
         ends_epoch = after.epochs > before.epochs
@@ -270,18 +271,20 @@ class Loop:
 
     def _record(self) -> None:
         progress, path = self.progress, self._folder.path
-        self._folder.write_record(
-            {
-                "status": self.status,
-                "reason": self.reason,
-                "steps": progress.steps,
-                "samples": progress.samples,
-                "epochs": progress.epochs,
-                "duration": str(progress.duration),
-                "best": _relative(self.checkpoints.best, path),
-                "last": _relative(self.checkpoints.last, path),
-            }
-        )
+        record = {
+            "status": self.status,
+            "reason": self.reason,
+            "steps": progress.steps,
+            "samples": progress.samples,
+            "epochs": progress.epochs,
+            "duration": str(progress.duration),
+            "best": _relative(self.checkpoints.best, path),
+            "last": _relative(self.checkpoints.last, path),
+        }
+        try:
+            self._folder.write_record(record)
+        except OSError as error:  # the record is for people; training and resume do not need it
+            self._log.say(f"warning: run.json cannot be written: {error.strerror}")
 
     # --- checks ---
 

@@ -45,6 +45,8 @@ def write_checkpoint(parent: Path, step: int, states: Mapping[str, Any], info: M
     Raises:
         CheckpointError: a state cannot be stored, or the files cannot be written. Older checkpoints are untouched.
     """
+    from safetensors import SafetensorError
+
     place, beside = parent / folder_name(step), parent / f".{folder_name(step)}.tmp"
     encoded = {name: encode(state, name) for name, state in states.items()}
     try:
@@ -55,9 +57,11 @@ def write_checkpoint(parent: Path, step: int, states: Mapping[str, Any], info: M
             shutil.rmtree(place)
         os.rename(beside, place)
         fsync_folder(parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise CheckpointError(f"cannot write the checkpoint {place}: {error.strerror or error}; older checkpoints are untouched") from error
+        raise CheckpointError(
+            f"cannot write the checkpoint {place}: {getattr(error, 'strerror', None) or error}; older ones are untouched"
+        ) from error
     return place
 
 

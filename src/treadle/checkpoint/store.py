@@ -98,7 +98,10 @@ class Checkpoints:
         if self._config.best is not None:
             ranked = best_first(self._records.values(), self._config.mode)[: self._config.keep_best]
             rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in ranked]
-            write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
+            try:
+                write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
+            except OSError as error:
+                raise CheckpointError(f"cannot write best.json: {error.strerror}; the checkpoints themselves are there") from error
 
 
 def _step(path: Path) -> int:

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     result = trainer.fit(accept_changes=options.accept_changes, origin=experiment.origin)
     seconds = time.perf_counter() - began
     if exit_code(result.status):
-        print(f"{result.status}; the same command goes on: treadle demo")
+        print(f"{result.status}; start the same command again to go on")
         return exit_code(result.status)
     assert result.best is not None
     treadle.load_weights(result.best, trainer.model)

@@ -45,14 +45,16 @@ def read_value(text: str) -> Any:
 
 
 def write_yaml(tree: Tree, path: Path) -> None:
-    """Write a tree of plain values so that `read_yaml` gives it again."""
+    """Write a tree of plain values so that `read_yaml` gives it again; the file is the old one or the new one, never half."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
         """Quotes the texts that the loader would take for numbers."""
 
     Dumper.add_implicit_resolver(*_FLOAT)
-    path.write_text(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    beside = path.with_name(f".{path.name}.tmp")
+    beside.write_text(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    beside.replace(path)
 
 
 def _tree(text: str, file: str) -> Tree:

@@ -20,9 +20,9 @@ class Pace:
     def __init__(self, progress: Progress) -> None:
         now = time.perf_counter()
         self._start = self._window = progress
-        self._started = self._window_began = self._epoch_began = self._step_ended = now
+        self._started = self._epoch_began = self._step_ended = now
         self._ticked = float("-inf")
-        self._waited = 0.0
+        self._waited = self._trained = 0.0
 
     def data_arrived(self, begins_epoch: bool) -> None:
         """A batch is there: what passed since the last step was waiting for it."""
@@ -30,6 +30,10 @@ class Pace:
         self._waited += now - self._step_ended
         if begins_epoch:
             self._epoch_began = self._step_ended
+
+    def body_ended(self) -> None:
+        """The update is done; what follows at the safe point, evaluation and saving, is no part of a step's time."""
+        self._trained += time.perf_counter() - self._step_ended
 
     def step_ended(self) -> bool:
         """A step is over; says whether the progress bar should move."""
@@ -45,9 +49,9 @@ class Pace:
 
     def window(self, progress: Progress) -> dict[str, float]:
         """Means a step since the last call: seconds, seconds of waiting for data, samples a second."""
-        now = time.perf_counter()
-        steps, samples, seconds = progress.steps - self._window.steps, progress.samples - self._window.samples, now - self._window_began
-        waited, self._waited, self._window, self._window_began = self._waited, 0.0, progress, now
+        steps, samples = progress.steps - self._window.steps, progress.samples - self._window.samples
+        seconds, waited = self._trained, self._waited
+        self._trained, self._waited, self._window = 0.0, 0.0, progress
         if not steps or not seconds:
             return {}
         return {"time/step_s": seconds / steps, "time/data_s": waited / steps, "throughput/samples_per_s": samples / seconds}
