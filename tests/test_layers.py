@@ -13,8 +13,9 @@ BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
 STOREYS = ("evaluation", "preflight", "loop", "run", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, *STOREYS[:number])
+BELOW |= {"errors": ("core",), "schedules": ("core",)}
 BELOW["cli"] = (*BELOW["training"], "training", "__init__")
-BELOW["__init__"] = (*BELOW["cli"], "policies")
+BELOW["__init__"] = (*BELOW["cli"], "policies", "errors", "schedules")
 STANDARD_ONLY = {"core": (), "config": ("pydantic", "annotated_types", "yaml")}
 
 

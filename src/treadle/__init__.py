@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from treadle import data, metrics
+    from treadle import data, errors, metrics, schedules
     from treadle.checkpoint.restore import load_weights
     from treadle.config.loading import load_config
     from treadle.config.schema import (
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         LogConfig,
         MachineConfig,
     )
-    from treadle.core import errors, schedules
     from treadle.data.sources import Batches, Samples
     from treadle.log.journal import read_journal
     from treadle.log.writer import Writer
@@ -53,7 +52,7 @@ _HOMES = {
     "supervised": "treadle.step.objective",
     "train": "treadle.training",
 }
-_MODULES = {"data": "treadle.data", "errors": "treadle.core.errors", "metrics": "treadle.metrics", "schedules": "treadle.core.schedules"}
+_MODULES = {"data": "treadle.data", "errors": "treadle.errors", "metrics": "treadle.metrics", "schedules": "treadle.schedules"}
 
 __all__ = [
     "Batches",

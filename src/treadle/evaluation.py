@@ -48,7 +48,7 @@ def evaluate(
                     outcome = as_outcome(objective(model, part, **values), part)
                 add_outcome(means, outcome, count)
                 feed(metrics, outcome)
-        results = {**means.window(), **metrics.compute()}
+        results = {"loss": float("nan"), **means.window(), **metrics.compute()}
     metrics.reset()
     return dict(zip(results, map(_plain, results.values()), strict=True))
 

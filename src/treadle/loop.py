@@ -110,7 +110,6 @@ class Loop:
         self._fire("step_finished")
         if self.evaluated:
             self.evaluated = False
-            self._check_best()
             self._fire("evaluated")
         if ends_epoch:
             self._fire("epoch_finished")
@@ -200,6 +199,7 @@ class Loop:
         if self.status == "running":
             self.status = "finished"
         self._record()
+        self._check_best()
         self._fire("run_finished")
         self._tick()
 
@@ -246,13 +246,13 @@ class Loop:
     def _write(self, best: float | None, must: bool) -> bool:
         """Write a checkpoint. One that cannot be written is reported and the run goes on, unless it must be there."""
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
-        journal = self._log.sync()
         try:
+            journal = self._log.sync()
             self.checkpoints.save(self.progress.steps, {**self.tracked.states(), RUN: self._state(journal)}, best)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             if must:
                 raise
-            self._log.say(f"warning: {error}; the run goes on")
+            self._log.say(f"warning: no checkpoint of step {self.progress.steps}: {error}; the run goes on")
             return False
         return True
 
@@ -304,7 +304,7 @@ class Loop:
     def _check_best(self) -> None:
         name = self._config.checkpoint.best
         if name is not None and name not in self._log.names():
-            raise ConfigError(f"checkpoint.best: no value named {name!r} is logged{did_you_mean(name, self._log.names())}")
+            self._log.say(f"warning: checkpoint.best: no value named {name!r} was logged{did_you_mean(name, self._log.names())}")
 
 
 def _endless() -> Batches:

@@ -19,7 +19,7 @@ from treadle.log.log import Log, default_writers
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
-from treadle.step.objective import as_objective, keywords
+from treadle.step.objective import Supervised, as_objective, keywords
 from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.folder import RunFolder
@@ -145,6 +145,7 @@ class Run:
         """
         model, optimizer = prepare(model, optimizer, self.device, self.say)
         self._prepared += [*_values(model), *_values(optimizer)]
+        self.step.adopt(_values(optimizer))
         return (compiled(model) if self.config.machine.compile else model), optimizer
 
     def loader(self, data: Any) -> Loader:
@@ -235,9 +236,9 @@ class Run:
         """
         self._log.add(self._loop.after, {f"{prefix}/{name}" if prefix else name: value for name, value in values.items()})
 
-    def latest(self, name: str) -> Any:
-        """The newest logged value of a name; None where there is none."""
-        return self._log.fetch(name)
+    def latest(self, name: str, step: int | None = None) -> Any:
+        """The newest logged value of a name, or only that of a step; None where there is none."""
+        return self._log.fetch(name, step)
 
     def evaluate(self, model: Models, objective: Any, data: Any, metrics: Mapping[str, Any] | Group | None = None) -> dict[str, Any]:
         """Loss and metrics over a whole dataset; weights, modes, counters and random generators stay as they are.
@@ -252,6 +253,8 @@ class Run:
             ``{"loss": ..., **metrics}``: exact means over samples (or over what the objective counts).
         """
         objective = as_objective(objective)
+        if isinstance(objective, Supervised):
+            objective.to(self.device)
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
         values = {name: self.step.values[name] for name in self.schedules_for(objective) if name in self.step.values}

@@ -78,6 +78,8 @@ class Trainer:
         self.model: Any = self._built(model)
         self.optimizer = optimizer
         self.objective = as_objective(objective)
+        if isinstance(self.objective, Supervised):
+            self.objective.to(self.device)
         self.data, self.valid = data, valid
         self.metrics = Group(metrics or {}, self.device)
         self._step = step or self._standard_step

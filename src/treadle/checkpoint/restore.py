@@ -27,20 +27,20 @@ def verify(path: Path) -> None:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        files = dict(manifest["files"])
+        files = {name: (expected["size"], expected["sha256"]) for name, expected in manifest["files"].items()}
     except FileNotFoundError:
         raise CheckpointError(f"{path}: manifest.json is missing, so it was not written to its end") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path}: manifest.json cannot be read") from None
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: its format is {manifest.get('format')!r}, this version reads {FORMAT}")
-    for name, expected in files.items():
+    for name, (length, checksum) in files.items():
         file = path / name
         if not file.is_file():
             raise CheckpointError(f"{path}: {name} is missing")
-        if (size := file.stat().st_size) != expected["size"]:
-            raise CheckpointError(f"{path}: {name} has {size} bytes, {expected['size']} were written")
-        if sha256(file) != expected["sha256"]:
+        if (size := file.stat().st_size) != length:
+            raise CheckpointError(f"{path}: {name} has {size} bytes, {length} were written")
+        if sha256(file) != checksum:
             raise CheckpointError(f"{path}: {name} is damaged, its checksum does not match")
 
 
@@ -86,8 +86,11 @@ def load_weights(path: str | Path, model: nn.Module, *, name: str = "model", str
         >>> load_weights(f"{tmp}/linear.safetensors", nn.Linear(2, 1))
         Linear(in_features=2, out_features=1, bias=True)
     """
-    state = _without_wrappers(_model_state(Path(path), name))
+    state = {_bare(key): value for key, value in _model_state(Path(path), name).items()}
     own = {_bare(key): (key, value) for key, value in model.state_dict().items()}
+    if not state.keys() & own.keys():
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        own = {key.removeprefix("module."): value for key, value in own.items()}
     if problems := _differences(state, {key: value for key, (_, value) in own.items()}, strict):
         raise CheckpointError(f"{path} does not fit {type(model).__name__}:\n" + "\n".join(f"  {line}" for line in problems))
     model.load_state_dict({own[key][0]: value for key, value in state.items() if key in own}, strict=strict)
@@ -95,10 +98,14 @@ def load_weights(path: str | Path, model: nn.Module, *, name: str = "model", str
 
 
 def _model_state(path: Path, name: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if path.is_file():
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint at {str(path)!r}")
     states, _ = read_checkpoint(path)

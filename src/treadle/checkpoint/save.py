@@ -60,7 +60,7 @@ def write_checkpoint(parent: Path, step: int, states: Mapping[str, Any], info: M
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(
-            f"cannot write the checkpoint {place}: {getattr(error, 'strerror', None) or error}; older ones are untouched"
+            f"cannot write the checkpoint {place}: {getattr(error, 'strerror', None) or error}; older checkpoints are untouched"
         ) from error
     return place
 

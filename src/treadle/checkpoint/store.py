@@ -45,7 +45,7 @@ class Checkpoints:
                 say(f"warning: {error}; trying the one before")
                 continue
             self._resumed_from = (_step(path),)
-            self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := _record(p)) is not None}
+            self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := _record(p, self._config.best)) is not None}
             return states
         if found:
             raise CheckpointError(f"no checkpoint in {self._folder} is whole; to start anew, give another run_dir")
@@ -109,9 +109,9 @@ def _step(path: Path) -> int:
     return int(number) if number.isdigit() else -1
 
 
-def _record(path: Path) -> Record | None:
+def _record(path: Path, best: str | None) -> Record | None:
     try:
         info = read_info(path)
-        return Record(int(info["step"]), info["value"])
+        return Record(int(info["step"]), info["value"] if info["best"] == best else None)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -69,4 +69,7 @@ class Tracked:
             )
         for name, item in self._objects.items():
             if name in states:
-                item.load_state_dict(states[name])
+                try:
+                    item.load_state_dict(states[name])
+                except RuntimeError as error:
+                    raise RunChanged(f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}") from None

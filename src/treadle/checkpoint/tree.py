@@ -15,6 +15,7 @@ import torch
 from treadle.core.errors import CheckpointError
 
 Tensors = dict[str, torch.Tensor]
+_ARRAYS = {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"}
 _MARKS = ("$tuple", "$dict", "$tensor", "$array")
 
 
@@ -64,10 +65,10 @@ def _encode(value: Any, root: str, path: str, tensors: Tensors, seen: dict[Any, 
         return int(value)
     if isinstance(value, float):
         return float(value)
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
         return {"$tensor": _stored(value, path or "value", tensors, seen)}
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-        return {"$array": _stored(torch.from_numpy(np.ascontiguousarray(value)), path or "value", tensors, {})}
+    if isinstance(value, np.ndarray) and value.dtype.name in _ARRAYS and value.dtype.isnative:
+        return {"$array": _stored(torch.from_numpy(np.array(value, order="C")), path or "value", tensors, {})}
     if isinstance(value, list):
         return [_encode(item, root, _join(path, place), tensors, seen) for place, item in enumerate(value)]
     if isinstance(value, tuple):
@@ -89,6 +90,8 @@ def _stored(value: torch.Tensor, name: str, tensors: Tensors, seen: dict[Any, st
     if value.numel() and same in seen:
         return seen[same]
     # Own memory: two tensors of one file may not share theirs, and training goes on.
+    while name in tensors or name == "__metadata__":
+        name += "'"
     tensors[name] = value.to("cpu", copy=True).contiguous()
     seen[same] = name
     return name

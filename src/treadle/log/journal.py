@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from treadle.log.writer import Row
 
@@ -21,9 +20,9 @@ class Journal:
 
     def __init__(self, path: Path, length: int) -> None:
         self.path = path
-        self._file: BinaryIO = open(path, "ab")
-        self._file.truncate(length)
-        self._length = length
+        self._file = open(path, "ab", buffering=0)
+        self._length = min(length, path.stat().st_size)
+        self._file.truncate(self._length)
         self._unwritten = b""
 
     @property
@@ -38,29 +37,31 @@ class Journal:
             OSError: the row, and those waiting with it, could not be written.
         """
         self._unwritten += json.dumps(row).encode() + b"\n"
-        try:
-            self._file.write(self._unwritten)
-            self._file.flush()
-        except OSError:
-            # Leave no half row behind.
-            self._file = self._reopened()
-            raise
-        self._length += len(self._unwritten)
-        self._unwritten = b""
+        self._write()
 
     def sync(self) -> int:
         """Make what was written survive a power cut, and say how long it is."""
+        self._write()
         os.fsync(self._file.fileno())
         return self._length
 
     def close(self) -> None:
         """End."""
-        self._file.close()
+        try:
+            self._write()
+        finally:
+            self._file.close()
 
-    def _reopened(self) -> BinaryIO:
-        file = open(self.path, "ab", buffering=0)
-        file.truncate(self._length)
-        return cast(BinaryIO, file)
+    def _write(self) -> None:
+        done = 0
+        try:
+            while done < len(self._unwritten):
+                done += self._file.write(self._unwritten[done:])
+        except OSError:
+            self._file.truncate(self._length)  # leave no half row behind
+            raise
+        self._length += done
+        self._unwritten = b""
 
 
 def read_journal(path: Path) -> Iterator[Row]:

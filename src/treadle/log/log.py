@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,14 +57,16 @@ class Log:
         for name, value in values.items():
             if not isinstance(name, str) or name in COUNTERS:
                 raise UsageError(f"a value cannot be logged as {name!r}: every row has {', '.join(COUNTERS)} by itself")
-            row[name] = value.detach() if hasattr(value, "detach") else value
+            if not (value is None or isinstance(value, (int, float, str, bool, list, dict)) or hasattr(value, "tolist")):
+                raise UsageError(f"{name!r} cannot be logged: it is a {type(value).__name__}")
+            row[name] = value.detach().clone() if hasattr(value, "detach") else value
 
     def flush(self) -> None:
         """Fetch all waiting values in one copy, and write their rows."""
         rows, self._rows = list(self._rows.values()), {}
         names = [(row, name) for row in rows for name in row if name not in COUNTERS]
         for (row, name), value in zip(names, to_host([row[name] for row, name in names]), strict=True):
-            row[name] = value if value is None or isinstance(value, (int, float, str, bool, list, dict)) else float(value)
+            row[name] = value.tolist() if hasattr(value, "tolist") else value
         for row in sorted(rows, key=lambda row: row["step"]):
             self._remember(row)
             self._write(row)
@@ -119,8 +122,11 @@ class Log:
         """Write what waits, and end every writer."""
         if self._journal is not None:
             self.flush()
-            self._journal.close()
-        for writer in list(self._writers):
+            try:
+                self._journal.close()
+            except OSError as error:
+                self.say(f"warning: metrics.jsonl cannot be written ({error.strerror})")
+        for writer in list(self._writers) if self._journal is not None else ():
             self._guarded(writer, "close")
 
     def _write(self, row: Row) -> None:
@@ -146,7 +152,8 @@ class Log:
             text = f"warning: the writer {type(writer).__name__} raised {type(error).__name__}: {error}; the run goes on without it"
             self.say(text)
             if not any(hasattr(other, "say") for other in self._writers):
-                print(text, file=sys.stderr)
+                with suppress(OSError):
+                    print(text, file=sys.stderr)
 
 
 def default_writers(config: LogConfig) -> list[Writer]:

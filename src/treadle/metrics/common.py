@@ -146,8 +146,10 @@ class ConfusionMatrix:
             ObjectiveError: the shapes do not fit, or a class is out of range.
         """
         answer = output.detach() if output.ndim == target.ndim else _scores(output.detach(), target).argmax(1)
-        if target.device.type == "cpu" and target.numel() and int(max(target.max(), answer.max())) >= self._classes:
-            raise ObjectiveError(f"ConfusionMatrix({self._classes}): class {int(max(target.max(), answer.max()))} is out of range")
+        for given in (target, answer) if target.device.type == "cpu" and target.numel() else ():
+            for edge in (int(given.min()), int(given.max())):
+                if not 0 <= edge < self._classes:
+                    raise ObjectiveError(f"ConfusionMatrix({self._classes}): class {edge} is out of range")
         cells = (target.long() * self._classes + answer.long()).flatten()
         if self._counts is None:
             self._counts = torch.zeros(self._classes**2, dtype=torch.int64, device=cells.device)

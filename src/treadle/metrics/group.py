@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
-from treadle.core.errors import ObjectiveError
+from treadle.core.errors import ObjectiveError, RunChanged
 
 
 class Metric(Protocol):
@@ -37,6 +37,8 @@ class Group:
 
     def __init__(self, metrics: Mapping[str, Metric], device: torch.device) -> None:
         for name, metric in metrics.items():
+            if name == "loss":
+                raise ObjectiveError("a metric cannot be named 'loss': the loss itself is reported under this name")
             lacking = [method for method in ("update", "compute", "reset") if not callable(getattr(metric, method, None))]
             if lacking or isinstance(metric, type):
                 what = f"a class; call it: {metric.__name__}()" if isinstance(metric, type) else f"without {', '.join(lacking)}()"
@@ -93,6 +95,8 @@ class Group:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
+        if state.keys() != self._metrics.keys():
+            raise RunChanged(f"the checkpoint holds the metrics {', '.join(state)}; this run has {', '.join(self._metrics)}; make them the same")
         for name, metric in self._metrics.items():
             if hasattr(metric, "load_state_dict"):
                 metric.load_state_dict(state[name]["state"])

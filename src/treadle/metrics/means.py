@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
+
 from treadle.core.errors import NonFiniteLoss
 from treadle.system.transfer import to_host
 
@@ -47,7 +49,9 @@ class Means:
             weight: number or scalar tensor.
             counted: whether the things count, or were counted already under this name.
         """
-        self._waiting.append((name, value, weight, counted))
+        # A copy of its own: what waits may be changed in place before it is fetched.
+        kept = value.detach().clone() if isinstance(value, torch.Tensor) else value
+        self._waiting.append((name, kept, weight, counted))
         if len(self._waiting) >= _KEPT:
             self.fetch()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from treadle.core.errors import ConfigError
@@ -38,15 +39,21 @@ class EarlyStop:
 
     def on_evaluated(self, run: Any) -> None:
         """Look at the newest value."""
-        value = run.latest(self.monitor)
-        if value is None:
-            raise ConfigError(f"EarlyStop: no value named {self.monitor!r} was logged by this evaluation")
-        if self._best is None or self._sign * (self._best - value) > self._min_delta:
+        value = run.latest(self.monitor, step=run.progress.steps)
+        if value is None:  # this evaluation measured something else
+            return
+        if math.isfinite(value) and (self._best is None or self._sign * (self._best - value) > self._min_delta):
             self._best, self._waited = float(value), 0
             return
         self._waited += 1
         if self._waited > self._patience:
-            run.stop(f"{self.monitor} has not improved on {self._best:.6g} for {self._waited} evaluations")
+            best = "anything finite" if self._best is None else f"{self._best:.6g}"
+            run.stop(f"{self.monitor} has not improved on {best} for {self._waited} evaluations")
+
+    def on_run_finished(self, run: Any) -> None:
+        """Say so where there never was anything to look at."""
+        if self._best is None and not self._waited:
+            run.say(f"warning: EarlyStop: no value named {self.monitor!r} was logged by any evaluation")
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and patience used, for a checkpoint."""

@@ -52,7 +52,7 @@ class Supervised:
     """See `supervised`."""
 
     def __init__(self, loss: Callable[[Any, Any], torch.Tensor], input: str, target: str) -> None:
-        if getattr(loss, "reduction", "mean") != "mean":
+        if getattr(loss, "reduction", "mean") not in ("mean", "batchmean"):
             raise ObjectiveError(
                 f"{type(loss).__name__}(reduction={loss.reduction!r}): Treadle weights means by their counts, so that uneven "  # type: ignore[attr-defined]
                 "batches come out exact; use reduction='mean'"
@@ -67,6 +67,11 @@ class Supervised:
     def outcome(self, output: Any, target: Any) -> Outcome:
         """The loss of an output that is there already."""
         return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target))
+
+    def to(self, device: torch.device) -> None:
+        """Put the loss's own tensors, such as class weights, on a device."""
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(device)
 
     def unpack(self, batch: Any) -> tuple[Any, Any]:
         """Input and target of a batch.
@@ -185,6 +190,8 @@ def check_loss(loss: torch.Tensor, trains: bool) -> None:
     Raises:
         ObjectiveError: the loss is no scalar, or has no gradient.
     """
+    if not isinstance(loss, torch.Tensor):
+        raise ObjectiveError(f"the loss must be a tensor of one number, got {loss!r}")
     if loss.numel() != 1:
         raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
     if trains and not loss.requires_grad:

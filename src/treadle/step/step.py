@@ -60,6 +60,8 @@ class Step:
         self.number, self.samples, self.ids = 0, 0, None
         self.values: Mapping[str, float] = {}
         self._parts: Sequence[Any] = ()
+        self._optimizers: list[Optimizer] = []
+        self._updated = False  # whether an optimizer has moved in this step
         self._counts: Sequence[int] = ()
         self._part = 0
         self._seen: dict[int, Count] = {}  # count of each part since the last update
@@ -73,6 +75,10 @@ class Step:
         """The loss scaler of fp16; None in any other number format."""
         return self._precision.scaler
 
+    def adopt(self, optimizers: Sequence[Optimizer]) -> None:
+        """Know the optimizers of a run: where there are several, a backward pass for one leaves gradients with the others."""
+        self._optimizers += [optimizer for optimizer in optimizers if all(optimizer is not other for other in self._optimizers)]
+
     def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
@@ -81,6 +87,8 @@ class Step:
         self._seen.clear()
         self._logged.clear()
         self._grads, self._norm, self._explicit = [], None, False
+        self._clear_others()
+        self._updated = False
 
     def __iter__(self) -> Iterator[Any]:
         """The micro-batches, each in the user's own structure, on the run's device, under the run's precision."""
@@ -107,8 +115,10 @@ class Step:
             outcome, loss = loss, loss.loss
             count = outcome.count if count is None else count
             for name, value in outcome.logs.items():
-                self._record(name, _detached(value), self._default(count))
+                self._record(name, value, self._default(count))
         explicit, count = count is not None, self._default(count)
+        if not isinstance(loss, torch.Tensor):
+            raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
         if (loss.ndim and loss.numel() != 1) or not loss.requires_grad:
             raise ObjectiveError(
                 f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
@@ -129,6 +139,8 @@ class Step:
         self._logged.add(self._part)
         self._seen[self._part] = count
         self._explicit |= explicit
+        if self._updated and len(self._seen) == 1:
+            self._clear_others()
         if len(self._parts) > 1:
             loss = loss * (count / self.samples)
         if self._precision.dtype is None:
@@ -148,10 +160,14 @@ class Step:
         Raises:
             UsageError: there is no gradient, because `backward` was not called.
         """
+        self.adopt([optimizer])
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._grads = [p.grad for p in params]
         if not params and not self._seen:
             raise UsageError(f"step {self.number}: update() without a gradient; call step.backward(loss) before step.update(optimizer)")
+        if not params:  # nothing in the whole batch counted
+            self._seen.clear()
+            return
         scaler = self._precision.scaler
         if scaler is not None:
             scaler.unscale_(optimizer)
@@ -159,7 +175,7 @@ class Step:
             total = sum(self._seen.values())
             if isinstance(total, torch.Tensor) or total not in (0, self.samples):
                 scale_gradients(self._grads, self.samples / total)
-        self._norm = clip_gradients(params, self._grads, clip) if clip is not None else None
+        self._norm = self._measured(optimizer, params, clip)
         for name, value in self.values.items():
             for group in optimizer.param_groups:
                 if name in group:
@@ -171,6 +187,20 @@ class Step:
             scaler.update()
         optimizer.zero_grad(set_to_none=True)
         self._seen.clear()
+        self._updated = True
+
+    def _measured(self, optimizer: Optimizer, params: list[torch.nn.Parameter], clip: float | None) -> torch.Tensor | None:
+        """The norm where it is needed now: to clip, or because the optimizer is going to write into the gradients."""
+        if clip is not None:
+            return clip_gradients(params, self._grads, clip)
+        writes = any(group.get("nesterov") or (group.get("fused") and self.scaler is not None) for group in optimizer.param_groups)
+        return norm_of(self._grads) if writes else None
+
+    def _clear_others(self) -> None:
+        """Where there are several optimizers: no gradient that one left with another may reach the next update."""
+        if len(self._optimizers) > 1:
+            for optimizer in self._optimizers:
+                optimizer.zero_grad(set_to_none=True)
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -186,10 +216,6 @@ class Step:
 
     def _default(self, count: Count | None) -> Count:
         return self._counts[self._part] if count is None else count
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def _short(ids: Any) -> str:

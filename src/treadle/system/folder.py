@@ -52,12 +52,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._take_lock()
         except OSError as error:
-            raise RunFolderError(f"cannot write to the run folder {str(self.path)!r}: {error.strerror}; give another run_dir") from None
+            raise self._unwritable(error) from None
         try:
             self._compare(config, accept_changes)
             save_config(config, self.path / "config.yaml")
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from None
             raise
 
     def close(self) -> None:
@@ -65,6 +67,9 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def _unwritable(self, error: OSError) -> RunFolderError:
+        return RunFolderError(f"cannot write to the run folder {str(self.path)!r}: {error.strerror}; give another run_dir")
 
     def record(self) -> dict[str, Any]:
         """What `run.json` says; empty for a new run."""
@@ -86,9 +91,12 @@ class RunFolder:
             holder = file.read().strip() or "another process"
             file.close()
             raise RunLocked(f"the run folder {str(self.path)!r} is in use by {holder}; wait for it, or give another run_dir") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), f"process {os.getpid()}".encode())
+        except OSError:
+            file.close()
+            raise
         self._lock = file
 
     def _compare(self, config: Any, accept_changes: bool) -> None:
@@ -121,8 +129,12 @@ class RunFolder:
         return [
             f"  {key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
             for key in dict.fromkeys([*before, *after])
-            if before.get(key, "(absent)") != after.get(key, "(absent)") and not key.startswith(places)
+            if before.get(key, "(absent)") != after.get(key, "(absent)") and not _is_under(key, places)
         ]
+
+
+def _is_under(key: str, places: tuple[str, ...]) -> bool:
+    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def read_record(path: Path) -> dict[str, Any]:

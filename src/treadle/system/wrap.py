@@ -52,6 +52,10 @@ def unwrapped(item: Any) -> Any:
 def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, say: Say) -> tuple[nn.Module, Optimizer]:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    if isinstance(model, nn.DataParallel):
+        raise ConfigError(
+            "nn.DataParallel is not supported: it copies the model at each step and averages means of batches; give the model inside it"
+        )
     trainable = _trainable(model)
     model.to(device)
     if not isinstance(optimizer, Optimizer):
