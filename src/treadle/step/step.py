@@ -61,10 +61,12 @@ class Step:
         self.values: Mapping[str, float] = {}
         self._parts: Sequence[Any] = ()
         self._optimizers: list[Optimizer] = []
-        self._updated = False  # whether an optimizer has moved in this step
         self._counts: Sequence[int] = ()
         self._part = 0
-        self._seen: dict[int, Count] = {}  # count of each part since the last update
+        # A window goes from the first backward after an update to the last update after a backward.
+        self._seen: dict[int, Count] = {}  # count of each part in this window
+        self._updated = False  # whether the window's gradient has moved an optimizer
+        self._scaled: list[Optimizer] = []  # those that moved since the loss scaler last looked, in fp16
         self._logged: set[int] = set()  # parts whose count the mean loss has taken in
         self._explicit = False  # whether an objective named its own counts
         self._grads: list[torch.Tensor] = []
@@ -84,11 +86,9 @@ class Step:
         self.number, self.ids, self.values = number, batch.ids, values
         self._parts, self._counts = batch.parts, batch.counts
         self.samples, self._part = sum(batch.counts), 0
-        self._seen.clear()
         self._logged.clear()
-        self._grads, self._norm, self._explicit = [], None, False
-        self._clear_others()
-        self._updated = False
+        self._grads, self._norm = [], None
+        self._open_window()
 
     def __iter__(self) -> Iterator[Any]:
         """The micro-batches, each in the user's own structure, on the run's device, under the run's precision."""
@@ -117,6 +117,8 @@ class Step:
             for name, value in outcome.logs.items():
                 self._record(name, value, self._default(count))
         explicit, count = count is not None, self._default(count)
+        if self._updated:
+            self._open_window()
         if not isinstance(loss, torch.Tensor):
             raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
         if (loss.ndim and loss.numel() != 1) or not loss.requires_grad:
@@ -139,16 +141,13 @@ class Step:
         self._logged.add(self._part)
         self._seen[self._part] = count
         self._explicit |= explicit
-        if self._updated and len(self._seen) == 1:
-            self._clear_others()
         if len(self._parts) > 1:
             loss = loss * (count / self.samples)
         if self._precision.dtype is None:
             loss.backward()  # type: ignore[no-untyped-call]
             return
-        scaler = self._precision.scaler
         with self._precision.full():
-            (loss if scaler is None else scaler.scale(loss)).backward()
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def update(self, optimizer: Optimizer, clip: float | None = None) -> None:
         """One optimizer update: unscale, clip, this step's schedule values, step, zero_grad.
@@ -158,19 +157,15 @@ class Step:
             clip: largest norm of the whole gradient; None does not clip.
 
         Raises:
-            UsageError: there is no gradient, because `backward` was not called.
+            UsageError: there is no gradient, because `backward` was not called, or its loss does not depend on these parameters.
         """
         self.adopt([optimizer])
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._grads = [p.grad for p in params]
-        if not params and not self._seen:
-            raise UsageError(f"step {self.number}: update() without a gradient; call step.backward(loss) before step.update(optimizer)")
-        if not params:  # nothing in the whole batch counted
-            self._seen.clear()
+        if not params:
+            self._check_nothing_counted()
             return
-        scaler = self._precision.scaler
-        if scaler is not None:
-            scaler.unscale_(optimizer)
+        self._unscale(optimizer)
         if self._explicit and len(self._parts) > 1:
             total = sum(self._seen.values())
             if isinstance(total, torch.Tensor) or total not in (0, self.samples):
@@ -180,14 +175,42 @@ class Step:
             for group in optimizer.param_groups:
                 if name in group:
                     group[name] = value
-        if scaler is None:
+        if self.scaler is None:
             optimizer.step()
         else:
-            scaler.step(optimizer)
-            scaler.update()
+            self.scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
-        self._seen.clear()
         self._updated = True
+
+    def _open_window(self) -> None:
+        """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
+        self._seen.clear()
+        self._explicit = self._updated = False
+        if len(self._optimizers) > 1:
+            for optimizer in self._optimizers:
+                optimizer.zero_grad(set_to_none=True)
+
+    def _check_nothing_counted(self) -> None:
+        if self._seen and not self._updated and all(not isinstance(count, torch.Tensor) and count == 0 for count in self._seen.values()):
+            self._updated = True
+            return
+        raise UsageError(
+            f"step {self.number}: update() without a gradient; call step.backward(loss), of a loss that depends on this optimizer's parameters"
+        )
+
+    def _unscale(self, optimizer: Optimizer) -> None:
+        """In fp16: gradients as they are without the loss scale, which stays the same until every optimizer has moved."""
+        if self.scaler is None:
+            return
+        if any(optimizer is other for other in self._scaled):
+            self._rescale()
+        self._scaled.append(optimizer)
+        self.scaler.unscale_(optimizer)
+
+    def _rescale(self) -> None:
+        if self._scaled:
+            self._scaled.clear()
+            self.scaler.update()
 
     def _measured(self, optimizer: Optimizer, params: list[torch.nn.Parameter], clip: float | None) -> torch.Tensor | None:
         """The norm where it is needed now: to clip, or because the optimizer is going to write into the gradients."""
@@ -195,12 +218,6 @@ class Step:
             return clip_gradients(params, self._grads, clip)
         writes = any(group.get("nesterov") or (group.get("fused") and self.scaler is not None) for group in optimizer.param_groups)
         return norm_of(self._grads) if writes else None
-
-    def _clear_others(self) -> None:
-        """Where there are several optimizers: no gradient that one left with another may reach the next update."""
-        if len(self._optimizers) > 1:
-            for optimizer in self._optimizers:
-                optimizer.zero_grad(set_to_none=True)
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -211,7 +228,8 @@ class Step:
 
     def finish(self) -> None:
         """Raise where gradients would leak into the next step. Called by the run."""
-        if self._seen:
+        self._rescale()
+        if self._seen and not self._updated:
             raise UsageError(f"step {self.number}: backward() was called, update() was not; call step.update(optimizer) once for each optimizer")
 
     def _default(self, count: Count | None) -> Count:
