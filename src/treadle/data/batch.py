@@ -39,14 +39,15 @@ class Batch:
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """A batch with every tensor on a device; arrays become tensors, anything else stays what it is."""
+    """A batch with every tensor on a device; anything else stays what it is."""
+    return map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, value)
 
-    def move(leaf: Any) -> Any:
-        if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
-            leaf = torch.from_numpy(leaf)
-        return leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf
 
-    return map_leaves(move, value)
+def as_tensors(value: Any) -> Any:
+    """A batch with tensors in place of arrays."""
+    if _flat_tensors(value):
+        return value
+    return map_leaves(lambda leaf: torch.from_numpy(leaf) if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc" else leaf, value)
 
 
 def count_samples(batch: Any) -> int:
@@ -55,10 +56,17 @@ def count_samples(batch: Any) -> int:
     Raises:
         DataError: nothing in the batch has a length.
     """
+    if _flat_tensors(batch) and batch[0].ndim:
+        return len(batch[0])
     found = [len(leaf) for leaf in leaves(batch) if isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim]
     if not found:
         raise DataError(f"cannot count the samples of a batch without a tensor: {describe(batch)}")
     return found[0]
+
+
+def _flat_tensors(value: Any) -> bool:
+    """Whether a batch is a plain pair or row of tensors: the common case, told without walking it."""
+    return type(value) in (tuple, list) and len(value) > 0 and all(type(item) is torch.Tensor for item in value)
 
 
 def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int]]:

@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset
 from treadle.core.errors import DataError
 from treadle.core.mix import mix
 from treadle.core.structure import map_leaves
-from treadle.data.batch import Batch, count_samples, split
+from treadle.data.batch import Batch, as_tensors, count_samples, split
 from treadle.data.order import Indices
 from treadle.data.sources import Collate, Source
 from treadle.system.seed import seed_here
@@ -170,6 +170,7 @@ def at_hand(data: Any) -> bool:
 
 
 def _as_batch(item: Any, micro_batch: int | None, ends_epoch: bool) -> Batch:
+    item = as_tensors(item)
     parts, counts = split(item, count_samples(item), micro_batch)
     return Batch(parts, counts, 1, ends_epoch)
 

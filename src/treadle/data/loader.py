@@ -106,7 +106,7 @@ class Loader:
             epochs: how many epochs to give; None goes on for ever.
         """
         for batch in self._read(epoch, into):
-            if self.device.type != "cpu" or self.source.kind == "batched":
+            if self.device.type != "cpu":
                 batch.parts = [to_device(part, self.device) for part in batch.parts]
             yield batch
             if batch.ends_epoch and epochs is not None:

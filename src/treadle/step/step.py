@@ -79,7 +79,7 @@ class Step:
 
     def adopt(self, optimizers: Sequence[Optimizer]) -> None:
         """Know the optimizers of a run: where there are several, a backward pass for one leaves gradients with the others."""
-        self._optimizers += [optimizer for optimizer in optimizers if all(optimizer is not other for other in self._optimizers)]
+        self._optimizers += [optimizer for optimizer in optimizers if optimizer not in self._optimizers]
 
     def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
         """Take the next batch. Called by the run."""
@@ -159,7 +159,8 @@ class Step:
         Raises:
             UsageError: there is no gradient, because `backward` was not called, or its loss does not depend on these parameters.
         """
-        self.adopt([optimizer])
+        if optimizer not in self._optimizers:
+            self._optimizers.append(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._grads = [p.grad for p in params]
         if not params:
@@ -202,7 +203,7 @@ class Step:
         """In fp16: gradients as they are without the loss scale, which stays the same until every optimizer has moved."""
         if self.scaler is None:
             return
-        if any(optimizer is other for other in self._scaled):
+        if optimizer in self._scaled:
             self._rescale()
         self._scaled.append(optimizer)
         self.scaler.unscale_(optimizer)
