@@ -32,5 +32,5 @@ lint: .venv/dev  ## style and types
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' ./packages/treadle-mnist
 	touch $@
 
-clean:
-	rm -rf .venv results
+clean:  ## the environment and caches; runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

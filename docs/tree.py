@@ -7,8 +7,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHOWN = ("src/treadle", "recipes", "packages/treadle-mnist/src/treadle_mnist")
-NAMED = {
+SHOWN = {
     "src/treadle": "the library: engineering",
     "recipes": "research: copy one and edit",
     "packages/treadle-mnist/src/treadle_mnist": "the images of the demo, a distribution of its own",
@@ -16,6 +15,7 @@ NAMED = {
 OTHERS = {
     "tests/guarantees": "the promises, proved: killed, repeated, resumed, compared bit by bit",
     "tests": "the behaviour of each room, bad input, layers, the public names, this README",
+    "benchmarks": "what it costs, measured",
     "docs": "guarantees.md (promise, test, command) and decisions/ (one question a page)",
     "Makefile": "demo, test, lint, check",
     "constraints.txt": "the exact versions that make installs",
@@ -26,15 +26,15 @@ WIDTH = 30
 def first_line(path: Path) -> str:
     """The first sentence of a module's docstring."""
     line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-    number, dot, _ = line.partition(". ")
-    return line if number.isdigit() or not dot else f"{number}."
+    sentence, dot, _ = line.partition(". ")
+    return line if sentence.isdigit() or not dot else f"{sentence}."
 
 
 def lines() -> list[str]:
     """The tree, a line a file."""
     found: list[str] = []
-    for top in SHOWN:
-        found.append(f"{top + '/':{WIDTH - 1}} {NAMED[top]}")
+    for top, text in SHOWN.items():
+        found.append(f"{top + '/':{WIDTH - 1}} {text}")
         folder = ROOT / top
         found += [row(path, 1) for path in sorted(folder.glob("*.py")) if path.name != "__init__.py" or top != "src/treadle"]
         for room in sorted((p for p in folder.iterdir() if (p / "__init__.py").exists()), key=order):

@@ -46,7 +46,7 @@ def evaluate(
             for part, count in zip(batch.parts, batch.counts, strict=True):
                 with precision.autocast():
                     outcome = as_outcome(objective(model, part, **values), part)
-                add_outcome(means, outcome, count)
+                _add_outcome(means, outcome, count)
                 feed(metrics, outcome)
         results = {"loss": float("nan"), **means.window(), **metrics.compute()}
     metrics.reset()
@@ -60,7 +60,7 @@ def evaluation_loader(data: Any, config: Config, device: torch.device) -> Loader
     return Loader(data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident)
 
 
-def add_outcome(means: Means, outcome: Outcome, samples: int) -> None:
+def _add_outcome(means: Means, outcome: Outcome, samples: int) -> None:
     """Add the loss and the logs of an outcome to running means."""
     count = samples if outcome.count is None else outcome.count
     means.add("loss", outcome.loss.detach(), count)

@@ -151,7 +151,7 @@ class Loop:
         self._listening.enter_context(self._stop.listening())
         self.begun = True
         if states is None:
-            seed(mix(self._config.seed, TRAINING) >> 1)
+            seed(mix(self._config.seed, TRAINING))
             self._log.open(0)
             self._write(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
         self._log.say(self._heading())
@@ -178,7 +178,7 @@ class Loop:
         """Something raised: say so in the folder; the last checkpoint stays as it is."""
         if not self.over:
             self.status = "failed" if isinstance(error, Exception) else "interrupted"
-            self.reason = f"{type(error).__name__}: {error}"
+            self.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
             self._record()
         if isinstance(error, Exception):
             try:
@@ -290,9 +290,10 @@ class Loop:
 
     def _check_lengths(self, has_data: bool) -> None:
         progress = self.progress
-        if not has_data and progress.duration.unit != "steps":
-            raise ConfigError(f"duration '{progress.duration}' cannot be told for a loop without data; give it in steps")
-        for name, length in (("duration", progress.duration), ("log.every", self._log_every), ("checkpoint.every", self._save_every)):
+        own = [("duration", progress.duration), ("log.every", self._log_every), ("checkpoint.every", self._save_every)]
+        for name, length in [*own, *self.events.cadences()]:
+            if not has_data and length.unit != "steps":
+                raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps")
             if length.needs_epoch_size() and progress.epoch_size is None:
                 raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
         for name, schedule in self._schedules.items():

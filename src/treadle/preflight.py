@@ -11,14 +11,14 @@ from torch.optim import Optimizer
 
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
 from treadle.data.loader import Loader
-from treadle.evaluation import Models, as_found, feed
+from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords
 from treadle.system.precision import Precision
 
 
 def check_batch(
-    model: Models,
+    model: Any,
     objective: Objective,
     part: Any,
     metrics: Group,
@@ -56,11 +56,11 @@ def check_batch(
     return outcome
 
 
-def _outcome(model: Models, objective: Objective, part: Any, values: Mapping[str, float]) -> Outcome:
+def _outcome(model: Any, objective: Objective, part: Any, values: Mapping[str, float]) -> Outcome:
     if not isinstance(objective, Supervised):
         return as_outcome(objective(model, part, **values), part)
     input, target = objective.unpack(part)
-    output = model(input)  # type: ignore[operator]
+    output = model(input)
     check_pair(objective.loss, output, target)  # before the loss complains in its own words, or does not
     return objective.outcome(output, target)
 
@@ -78,33 +78,35 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
         check_classes(objective.loss, outcome.output, target)
 
 
-def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective) -> None:
+def check_schedules(names: Iterable[str], optimizer: Optimizer, objective: Objective) -> None:
     """Raise where a schedule belongs to nothing.
 
     Raises:
         ConfigError: a name is no field of an optimizer's groups and no keyword of the objective; the nearest is given.
     """
-    fields = {field for optimizer in optimizers for group in optimizer.param_groups for field in group} - {"params"}
+    taken = keywords(objective)
+    if taken is None:
+        return
+    fields = {field for group in optimizer.param_groups for field in group} - {"params"}
     for name in names:
-        taken = keywords(objective)
-        if name not in fields and taken is not None and name not in taken:
+        if name not in fields | taken:
             raise ConfigError(
                 f"the schedule {name!r} is neither a field of the optimizer nor a keyword of the objective{did_you_mean(name, fields | taken)}"
             )
 
 
-def check_names(wanted: Mapping[str, str | None], known: set[str], others: bool) -> None:
+def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], others: bool) -> None:
     """Raise where something waits for a value that is never logged.
 
     Args:
-        wanted: names of values, by who asks for them, such as ``{"checkpoint.best": "valid/accuracy"}``.
+        wanted: who asks for which value, such as ``("checkpoint.best", "valid/accuracy")``.
         known: the names that will be logged.
         others: whether handlers of the user may log further names; then only a near miss is taken for a misspelling.
 
     Raises:
         ConfigError: with the nearest name.
     """
-    for who, name in wanted.items():
+    for who, name in wanted:
         if name is None or name in known or any(name.startswith(f"{one}/") for one in known):
             continue
         hint = did_you_mean(name, known)

@@ -90,7 +90,7 @@ class Run:
         accept_changes: bool = False,
         origin: str = "",
     ) -> None:
-        self.tree, self.config = config, run_config(config)
+        self._given, self.config = config, run_config(config)
         self.dir = Path(self.config.run_dir)
         self.events = Events()
         for handler in handlers:
@@ -108,7 +108,7 @@ class Run:
         machine = self.config.machine
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
-        self._folder.open(self.tree, self._accept_changes)
+        self._folder.open(self._given, self._accept_changes)
         self._loop = Loop(self, self.config, self._schedules, self._folder, self._log, self.precision)
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         seed(self.config.seed)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from treadle.config.schema import run_config
-from treadle.core.errors import ConfigError
+from treadle.core.errors import ConfigError, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
@@ -73,8 +73,9 @@ class Trainer:
         writers: Sequence[Writer] = (),
         step: Callable[[Step, Any, Any], object] | None = None,
     ) -> None:
-        self.tree, self.config = config, run_config(config)
+        self._given, self.config = config, run_config(config)
         self.device = pick_device(self.config.machine.device)
+        self._precision = Precision(self.config.machine.precision, self.device)
         self.model: Any = self._built(model)
         self.optimizer = optimizer
         self.objective = as_objective(objective)
@@ -109,7 +110,7 @@ class Trainer:
             TreadleError: something can be seen to be wrong, before training time is spent; or the loss is not finite.
                 An exception of the user's own code arrives unchanged.
         """
-        run = Run(self.tree, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=origin)
+        run = Run(self._given, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=origin)
         with run:
             self._set_up(run)
             model, optimizer = self._model, self.optimizer
@@ -134,7 +135,7 @@ class Trainer:
         """
         group = self.metrics if metrics is None else Group(metrics, self.device)
         self._to_device()
-        return evaluate(self.model, self.objective, self._reader(data), group, self._precision(), self._values)
+        return evaluate(self.model, self.objective, self._reader(data), group, self._precision, self._values)
 
     def predict(self, data: Any) -> Any:
         """The model's outputs for a whole dataset, in its order.
@@ -143,14 +144,20 @@ class Trainer:
             data: the dataset; of batches that are pairs or dicts the input is taken, as the objective names it.
 
         Returns:
-            outputs in the model's own structure, tensors joined along their first dimension, on the CPU.
+            outputs in the model's own structure, tensors joined along their first dimension, on the CPU; lists and named
+            tuples become tuples.
+
+        Raises:
+            UsageError: there are several models.
         """
+        if isinstance(self.model, Mapping):
+            raise UsageError("predict needs one model; with several, call the one you want yourself")
         self._to_device()
         found: list[Any] = []
         with as_found(self.model, training=False), torch.no_grad():
             for batch in self._reader(data).batches(epochs=1):
                 for part in batch.parts:
-                    with self._precision().autocast():
+                    with self._precision.autocast():
                         output = self.model(self._input_of(part))
                     found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
         return _joined(found)
@@ -176,7 +183,8 @@ class Trainer:
         if not callable(model):
             raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
         seed(self.config.seed)
-        return model()  # type: ignore[no-any-return]
+        built: Models = model()
+        return built
 
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
@@ -187,7 +195,7 @@ class Trainer:
                 raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
             if isinstance(self.optimizer, Mapping):
                 raise ConfigError("one model and several optimizers need an own body of the loop: give step=my_step")
-            check_schedules(self._schedules, [self.optimizer], self.objective)
+            check_schedules(self._schedules, self.optimizer, self.objective)
         self._taken = run.schedules_for(self.objective)
         self._handle(run)
 
@@ -223,14 +231,11 @@ class Trainer:
             outcome = check_batch(self._model, self.objective, reader.peek(), self.metrics, precision, values, training=False)
             check_all_targets(self.objective, reader, outcome)
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
-        wanted = {type(handler).__name__: getattr(handler, "monitor", None) for handler in self._events.objects}
-        check_names({"checkpoint.best": self.config.checkpoint.best, **wanted}, names, others=bool(self._events) or self._own_step)
+        monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
+        check_names([("checkpoint.best", self.config.checkpoint.best), *monitored], names, others=bool(self._events) or self._own_step)
 
     def _reader(self, data: Any) -> Loader:
         return evaluation_loader(data, self.config, self.device)
-
-    def _precision(self) -> Precision:
-        return Precision(self.config.machine.precision, self.device)
 
     def _to_device(self) -> None:
         for model in _named("model", self.model).values():

@@ -176,7 +176,7 @@ def test_an_instance_as_defaults_is_kept_where_no_layer_speaks(defaults: Any) ->
 
 @pytest.mark.parametrize(("tree", "name"), [(Nothing(), "Nothing"), (Two(Config(**BASE), Config(**BASE)), "Two"), (3, "int")])
 def test_a_config_without_exactly_one_run_is_refused(tree: object, name: str) -> None:
-    with pytest.raises(TypeError, match=f"got {name}"):
+    with pytest.raises(ConfigError, match=f"got {name}"):
         run_config(tree)
 
 

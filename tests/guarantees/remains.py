@@ -50,7 +50,8 @@ def _bits(value: Any) -> Any:
         return {key: _bits(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_bits(item) for item in value]
-    return value.numpy().tobytes() if hasattr(value, "numpy") else value
+    value = value.numpy() if hasattr(value, "numpy") else value
+    return value.tobytes() if hasattr(value, "tobytes") else value
 
 
 def tensorboard_scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

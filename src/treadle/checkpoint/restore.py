@@ -119,14 +119,6 @@ def _bare(key: str) -> str:
     return key.replace("_orig_mod.", "")
 
 
-def _without_wrappers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Keys as the plain model has them: without torch.compile's and DataParallel's prefixes."""
-    state = {_bare(key): value for key, value in state.items()}
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
-    return state
-
-
 def _differences(given: dict[str, torch.Tensor], own: dict[str, torch.Tensor], strict: bool) -> list[str]:
     both = [key for key in own if key in given]
     lines = [

@@ -20,7 +20,7 @@ from typing import Any
 
 from treadle.checkpoint.tree import encode
 from treadle.core.errors import CheckpointError
-from treadle.system.files import fsync_folder
+from treadle.system.files import fsync
 
 FORMAT = 1
 
@@ -56,7 +56,7 @@ def write_checkpoint(parent: Path, step: int, states: Mapping[str, Any], info: M
         if place.exists():  # a damaged one of the same step, which a resume passed over
             shutil.rmtree(place)
         os.rename(beside, place)
-        fsync_folder(parent)
+        fsync(parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise CheckpointError(
@@ -76,8 +76,8 @@ def _write_files(folder: Path, encoded: Mapping[str, Any], info: Mapping[str, An
     manifest = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
     _write_text(folder / "manifest.json", {"format": FORMAT, "files": manifest})
     for path in folder.iterdir():
-        _fsync(path)
-    fsync_folder(folder)
+        fsync(path)
+    fsync(folder)
 
 
 def _write_text(path: Path, value: Any) -> None:
@@ -92,11 +92,3 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

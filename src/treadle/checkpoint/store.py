@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,17 +74,20 @@ class Checkpoints:
 
     def improves(self, value: float | None) -> bool:
         """Whether a value would be among the best that stay."""
-        if value is None or value != value:
+        if value is None:
             return False
-        best = best_first(self._records.values(), self._config.mode)[: self._config.keep_best]
-        new = Record(1 << 62, value)
-        return len(best) < self._config.keep_best or best_first([best[-1], new], self._config.mode)[0] is new
+        new = Record(sys.maxsize, value)  # the latest of all: an equal value is no improvement
+        return new in self._ranked(new)
+
+    def _ranked(self, *more: Record) -> list[Record]:
+        """The best that stay, the best first."""
+        return best_first([*self._records.values(), *more], self._config.mode)[: self._config.keep_best]
 
     @property
     def best(self) -> Path | None:
         """Folder of the best checkpoint; None where no best value was measured."""
-        best = best_first(self._records.values(), self._config.mode)
-        return self._folder / folder_name(best[0].step) if best else None
+        ranked = self._ranked()
+        return self._folder / folder_name(ranked[0].step) if ranked else None
 
     @property
     def last(self) -> Path | None:
@@ -96,8 +100,7 @@ class Checkpoints:
             del self._records[step]
             shutil.rmtree(self._folder / folder_name(step), ignore_errors=True)
         if self._config.best is not None:
-            ranked = best_first(self._records.values(), self._config.mode)[: self._config.keep_best]
-            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in ranked]
+            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in self._ranked()]
             try:
                 write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
             except OSError as error:

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import treadle
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     experiment = load_experiment(str(recipe()))
     config = configured(experiment, options)
     if not any(text.startswith("run_dir=") for text in options.overrides) and not options.accept_changes:
-        config = experiment.config(*filter(None, [options.config]), overrides=[*options.overrides, f"run_dir={_free(config.run_dir)}"])
+        config = replace(config, run_dir=_free(config.run_dir))
     trainer = experiment.trainer(config)
     began = time.perf_counter()
     result = trainer.fit(accept_changes=options.accept_changes, origin=experiment.origin)
@@ -33,11 +34,12 @@ def run(options: argparse.Namespace) -> int:
     if exit_code(result.status):
         print(f"{result.status}; start the same command again to go on")
         return exit_code(result.status)
-    assert result.best is not None
-    treadle.load_weights(result.best, trainer.model)
+    weights = result.best or result.last
+    assert weights is not None, "a finished run has a last checkpoint"
+    treadle.load_weights(weights, trainer.model)
     scores = trainer.evaluate(experiment["test_set"]())
     rows = [["test/accuracy", f"{scores['accuracy']:.4f}"], ["test/loss", f"{scores['loss']:.4f}"], ["seconds of training", f"{seconds:.1f}"]]
-    print_table(f"weights of {result.best.name}, best of {result.epochs} epochs on the validation set", ["", "value"], rows)
+    print_table(f"test set, weights of {weights.name} ({'best on the validation set' if result.best else 'the last'})", ["", "value"], rows)
     print(f"run folder:   {result.run_dir}")
     print(f"TensorBoard:  {_tensorboard(result.run_dir)}")
     return 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from treadle.config.loading import load_config
 from treadle.config.schema import run_config
-from treadle.core.errors import ConfigError, UsageError, did_you_mean
+from treadle.core.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from treadle.trainer import Trainer
@@ -90,7 +90,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def configured(experiment: Experiment, options: argparse.Namespace) -> Any:
     """The config that a command line asks for."""
-    quiet = [f"{held}log.console=quiet" for held in [_prefix(experiment.config_type)] if options.quiet]
+    quiet = [f"{_prefix(experiment.config_type)}log.console=quiet"] if options.quiet else []
     sources = [options.config] if options.config else []
     return experiment.config(*sources, overrides=[*options.overrides, *quiet])
 
@@ -116,6 +116,3 @@ def _import(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
-
-
-__all__ = ["ConfigError", "Experiment", "add_config_arguments", "configured", "load_experiment"]

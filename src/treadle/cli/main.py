@@ -1,8 +1,8 @@
 """`treadle`: find the verb, run it, turn what went wrong into one message and an exit code.
 
 0    finished, or stopped by a rule of the run
-1    failed
-2    the command line cannot be understood
+1    failed, or refused
+2    not a command line of treadle
 75   the time limit was reached; the same command goes on
 130  Ctrl-C; the same command goes on
 143  SIGTERM; the same command goes on
@@ -44,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     overrides = [word for word in words if _OVERRIDE.match(word)]
     options = _parser(words[0] if words else "").parse_args([word for word in words if word not in overrides])
+    if overrides and not hasattr(options, "config"):
+        print(f"treadle {words[0]}: takes no key=value, got {' '.join(overrides)}", file=sys.stderr)
+        return 2
     options.overrides = overrides
     if options.verb is None:
         _parser("").print_help()

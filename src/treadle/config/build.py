@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
+from enum import Enum
 from functools import cache
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -237,7 +238,7 @@ def _unbuilt(hint: Any, value: Any) -> Any:
         return {key: _unbuilt(inner[-1], item) for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    return getattr(value, "value", None) or str(value)  # an Enum, a Path
+    return value.value if isinstance(value, Enum) else str(value)
 
 
 # --- one value, by pydantic ---

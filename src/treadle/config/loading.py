@@ -58,10 +58,11 @@ def _override(text: str) -> Tree:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise ConfigError(f"{text!r} is not an override; write key=value, such as batch_size=64 or machine.device=cpu")
-    tree: Any = _from_line(read_value(value), value)
-    for key in reversed(path.strip().split(".")):
-        tree = {key: tree}
-    return tree  # type: ignore[no-any-return]
+    *sections, key = path.strip().split(".")
+    tree: Tree = {key: _from_line(read_value(value), value)}
+    for section in reversed(sections):
+        tree = {section: tree}
+    return tree
 
 
 def _from_line(value: Any, text: str | None) -> Any:

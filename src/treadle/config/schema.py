@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from treadle.config.build import Parsed, check_fields
+from treadle.core.errors import ConfigError
 from treadle.core.when import Duration, parse_seconds
 
 Length = Annotated[str, Parsed(Duration.parse)]
@@ -47,7 +48,7 @@ class MachineConfig(Checked):
     compile: bool = False
     """Pass the model through torch.compile."""
     resident: Literal["auto"] | bool = "auto"
-    """Keep data that is in memory on the training device; "auto" does where it takes at most a quarter of the free memory."""
+    """Keep data that is in memory on the training device; "auto" does on a CUDA GPU where it takes at most a quarter of the free memory."""
     deterministic: bool = True
     """Ask torch for deterministic kernels; an operation that has none warns."""
 
@@ -65,7 +66,7 @@ class EvaluateConfig(Checked):
     """When the validation set is looked at."""
 
     every: Length = "1 epoch"
-    """Cadence of evaluation on `valid`."""
+    """Cadence of evaluation on `valid`. (`run.due(...)` in an own loop.)"""
     batch_size: PositiveInt | None = None
     """Samples at once in evaluation; None takes machine.micro_batch, else batch_size."""
 
@@ -130,17 +131,20 @@ class Config(Checked):
     log: LogConfig = field(default_factory=LogConfig)
 
 
-PLACES = ("run_dir", "time_limit", "machine")
-"""Fields of `Config` that may differ when a run continues: they say where and how long at a time, not what."""
+PLACES = ("run_dir", "time_limit", "machine", "log.console", "log.tensorboard")
+"""Fields of `Config` that may differ when a run continues: where, how long at a time and how it is shown, not what."""
 
 
 def run_config(tree: object) -> Config:
     """The `Config` in a user's own config: itself, where it inherits, else the one field that holds one.
 
     Raises:
-        TypeError: there is none, or more than one.
+        ConfigError: there is none, or more than one.
     """
-    return getattr(tree, path) if (path := config_path(tree)) else tree  # type: ignore[return-value]
+    if isinstance(tree, Config):
+        return tree
+    held: Config = getattr(tree, config_path(tree))
+    return held
 
 
 def config_path(tree: object) -> str:
@@ -150,5 +154,5 @@ def config_path(tree: object) -> str:
     fields = dataclasses.fields(tree) if dataclasses.is_dataclass(tree) else ()
     held = [f.name for f in fields if isinstance(getattr(tree, f.name), Config)]
     if len(held) != 1:
-        raise TypeError(f"config must be a treadle.Config, inherit from it, or hold one in a field; got {type(tree).__name__}")
+        raise ConfigError(f"config must be a treadle.Config, inherit from it, or hold one in a field; got {type(tree).__name__}")
     return held[0]

@@ -4,13 +4,13 @@
     ├── ConfigError        (ValueError)    a key, a value or a file of the configuration
     ├── DataError          (ValueError)    a dataset, a loader or a batch
     ├── ObjectiveError     (ValueError)    model, objective, metrics and batch do not fit together
-    ├── UsageError         (RuntimeError)  calls in an order that cannot work
+    ├── UsageError         (RuntimeError)  a call that cannot work as it was made
     ├── NonFiniteLoss      (RuntimeError)  the loss became NaN or infinite
     ├── CheckpointError    (RuntimeError)  a checkpoint cannot be written, read or trusted
     └── RunFolderError     (RuntimeError)  the run folder cannot be used
         ├── RunLocked                      another process is writing to it
         ├── RunFinished                    the run in it has reached its end
-        └── RunChanged                     the run in it was started with another config
+        └── RunChanged                     the run in it has another config or other state
 
 A user's own exception is never wrapped in one of these: it arrives unchanged.
 """
@@ -38,7 +38,7 @@ class ObjectiveError(TreadleError, ValueError):
 
 
 class UsageError(TreadleError, RuntimeError):
-    """The public interface was called in an order that cannot work."""
+    """A call cannot work as it was made: an unknown event or file, an order that cannot be."""
 
 
 class NonFiniteLoss(TreadleError, RuntimeError):
@@ -62,7 +62,7 @@ class RunFinished(RunFolderError):
 
 
 class RunChanged(RunFolderError):
-    """The run in the folder was started with another config."""
+    """The run in the folder has another config, or other state, than what goes on in it."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

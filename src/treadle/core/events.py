@@ -57,7 +57,7 @@ class Events:
         Args:
             event: one of the eight names in `EVENTS`.
             every: call it only where this cadence is due, such as ``"100 steps"``.
-            once: call it the first time only.
+            once: call it the first time only, in each process.
 
         Raises:
             UsageError: the event does not exist; the nearest name is given.
@@ -101,6 +101,11 @@ class Events:
         self.objects += other.objects
         for event, handlers in other._handlers.items():
             self._handlers[event] += [replace(registered) for registered in handlers]
+
+    def cadences(self) -> list[tuple[str, Duration]]:
+        """The cadence of every handler that has one, with the handler's name."""
+        handlers = [registered for found in self._handlers.values() for registered in found]
+        return [(_name(registered.handler), registered.every) for registered in handlers if registered.every is not None]
 
     def fire(self, event: str, run: Any, before: Progress, after: Progress) -> None:
         """Call the handlers of an event that want this moment."""

@@ -117,7 +117,7 @@ def cosine(peak: float, end: float = 0.0, warmup: str | None = None, over: str |
         over: the length of the whole curve; the whole run unless told.
 
     Raises:
-        ConfigError: a length has no unit.
+        ConfigError: a length has no unit, or `peak` is not positive.
 
     Source:
         Loshchilov and Hutter, SGDR: Stochastic Gradient Descent with Warm Restarts, section 3 (one cycle of it).
@@ -165,7 +165,7 @@ def one_cycle(peak: float, warmup: float = 0.3, start: float | None = None, end:
         >>> one_cycle(1.0)(Progress(Duration.parse("10 steps"), steps=3))
         1.0
     """
-    if not 0 < warmup < 1:
+    if not isinstance(warmup, (int, float)) or not 0 < warmup < 1:
         raise ConfigError(f"one_cycle: warmup must be between 0 and 1, a share of the curve, got {warmup!r}")
     _positive("peak", peak)
     return _OneCycle(peak, warmup, peak / 25 if start is None else start, peak / 250_000 if end is None else end, _optional(over))

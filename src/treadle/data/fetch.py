@@ -92,10 +92,7 @@ class Fetch:
 
 
 class Stream(IterableDataset[Batch]):
-    """Samples in a stream's own order, gathered into batches, from a position on.
-
-    A stream does not say that it is over until it is: one batch is held back to know which is the last.
-    """
+    """Samples in a stream's own order, gathered into batches, from a position on."""
 
     def __init__(self, source: Source, seed: int, batch_size: int, micro_batch: int | None, drop_last: bool, epoch: int, into: int) -> None:
         self._source, self._seed, self._batch_size, self._micro_batch = source, seed, batch_size, micro_batch
@@ -104,13 +101,10 @@ class Stream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         epoch, into = self._epoch, self._into
         while True:
-            given, held = False, None
-            for samples, position in self._gathered(epoch, into):
-                if held is not None:
-                    yield self._batch(*held, epoch, ends_epoch=False)
-                held, given = (samples, position), True
-            if held is not None:
-                yield self._batch(*held, epoch, ends_epoch=True)
+            given = False
+            for (samples, position), last in _with_last(self._gathered(epoch, into)):
+                given = True
+                yield self._batch(samples, position, epoch, ends_epoch=last)
             if not given:
                 name = type(self._source.data).__name__
                 raise DataError(f"the stream {name} gave no {'further ' if into else 'full ' if self._drop_last else ''}batch in epoch {epoch + 1}")
@@ -137,18 +131,25 @@ class Stream(IterableDataset[Batch]):
 def batched(source: Source, seed: int, micro_batch: int | None, epoch: int, into: int) -> Iterator[Batch]:
     """Batches that came as such, from a position on."""
     while True:
-        held, given = None, False
-        for item in _items(source, seed, epoch, into):
-            if given:
-                yield _as_batch(held, micro_batch, ends_epoch=False)
-            held, given = item, True
+        given = False
+        for item, last in _with_last(_items(source, seed, epoch, into)):
+            given = True
+            yield _as_batch(item, micro_batch, ends_epoch=last)
         if not given:
             raise DataError(
                 f"treadle.Batches gave nothing in epoch {epoch + 1}: "
                 "its iterable is empty, or an iterator, which can be read only once; give a list, or a function that returns a new one"
             )
-        yield _as_batch(held, micro_batch, ends_epoch=True)
         epoch, into = epoch + 1, 0
+
+
+def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each item, and whether it is the last: one is held back, since a stream does not say that it is over until it is."""
+    for held in items:
+        for item in items:
+            yield held, False
+            held = item
+        yield held, True
 
 
 def _items(source: Source, seed: int, epoch: int, into: int) -> Iterator[Any]:

@@ -1,7 +1,8 @@
 """Order: which sample stands at a position, as a pure function of (seed, epoch, position).
 
-A shuffled epoch is a keyed bijection of 0..n-1, computed a block at a time. It needs no memory at any length,
-starts anywhere at once, and gives the same order whatever reads it: that is all a resume needs to know.
+A short shuffled epoch is sorted by hashes, a longer one goes through a keyed bijection, a block at a time. It needs the
+memory of one block at any length, starts anywhere at once, and gives the same order whatever reads it: that is all a
+resume needs to know.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Sources: what kind of data this is. Said by its type, never guessed from the shape of an item.
 
-a tuple (or dict) of tensors, TensorDataset, and Subsets of it   -> Tensors    in memory, read a batch at a time
-anything with __len__ and __getitem__                            -> Indexed    samples by index
-an IterableDataset                                               -> Streamed   samples in its own order
-treadle.Batches(iterable)                                        -> Batched    batches in its own order
+a tuple (or dict) of tensors, TensorDataset, and Subsets of it   -> tensors    in memory, read a batch at a time
+anything with __len__ and __getitem__                            -> indexed    samples by index
+an IterableDataset                                               -> streamed   samples in its own order
+treadle.Batches(iterable)                                        -> batched    batches in its own order
 torch's DataLoader                                               -> what is in it, with its batch size, collate and workers
 """
 
@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ class Workers:
 class Source:
     """Data and how to read it, as `resolve` understood them."""
 
-    kind: str
+    kind: Literal["tensors", "indexed", "streamed", "batched"]
     data: Any
     order: Order
     collate: Collate = default_collate

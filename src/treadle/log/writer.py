@@ -1,4 +1,4 @@
-"""What a writer is: three methods."""
+"""What a writer is: three methods, and two more for those that show a run to a person."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ COUNTERS = ("step", "epoch", "samples", "wall")
 
 class Writer(Protocol):
     """Where rows go. A writer that raises is reported and dropped; the run goes on.
+
+    One that shows a run to a person may also have ``say(text)``, and ``tick(progress, loss, rate, left)``, which is called a
+    few times a second; see `treadle.log.console.Console`.
 
     Example:
         >>> class Names:

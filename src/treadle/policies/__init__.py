@@ -1,5 +1,1 @@
 """Ready-made handlers."""
-
-from treadle.policies.early_stop import EarlyStop
-
-__all__ = ["EarlyStop"]

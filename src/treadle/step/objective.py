@@ -167,9 +167,8 @@ def as_outcome(result: Any, batch: Any) -> Outcome:
 
 def keywords(objective: Objective) -> set[str] | None:
     """Names of the keywords an objective takes beside model and batch; None where it takes any."""
-    target = objective.__call__ if isinstance(objective, Supervised) else objective
     try:
-        parameters = list(inspect.signature(target).parameters.values())
+        parameters = list(inspect.signature(objective).parameters.values())
     except ValueError:  # some callables of C have no signature
         return set()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

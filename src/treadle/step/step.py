@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
 from treadle.step.gradients import clip_gradients, norm_of, scale_gradients
 from treadle.step.objective import Count, Outcome
+from treadle.system.precision import Precision
 
 
 class Record(Protocol):
@@ -29,19 +30,6 @@ class Part(Protocol):
     ids: Any
 
 
-class ForwardBackward(Protocol):
-    """What a step needs to know of a number format, see `treadle.system.precision.Precision`."""
-
-    dtype: Any
-    scaler: Any
-
-    def autocast(self) -> Any:
-        """The context of the forward pass."""
-
-    def full(self) -> Any:
-        """The context of the backward pass."""
-
-
 class Step:
     """One optimizer step. It belongs to its turn of the loop and is used again for the next.
 
@@ -55,7 +43,7 @@ class Step:
         values: this step's value of every schedule, by name.
     """
 
-    def __init__(self, record: Record, precision: ForwardBackward) -> None:
+    def __init__(self, record: Record, precision: Precision) -> None:
         self._record, self._precision = record, precision
         self.number, self.samples, self.ids = 0, 0, None
         self.values: Mapping[str, float] = {}
@@ -121,7 +109,7 @@ class Step:
             self._open_window()
         if not isinstance(loss, torch.Tensor):
             raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
-        if (loss.ndim and loss.numel() != 1) or not loss.requires_grad:
+        if loss.numel() != 1 or not loss.requires_grad:
             raise ObjectiveError(
                 f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
                 f"requires_grad={loss.requires_grad}"
@@ -144,10 +132,10 @@ class Step:
         if len(self._parts) > 1:
             loss = loss * (count / self.samples)
         if self._precision.dtype is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(loss)
             return
         with self._precision.full():
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
 
     def update(self, optimizer: Optimizer, clip: float | None = None) -> None:
         """One optimizer update: unscale, clip, this step's schedule values, step, zero_grad.

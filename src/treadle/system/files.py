@@ -17,11 +17,11 @@ def write_json(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(beside, path)
-    fsync_folder(path.parent)
+    fsync(path.parent)
 
 
-def fsync_folder(path: Path) -> None:
-    """Make the names in a folder survive a power cut."""
+def fsync(path: Path) -> None:
+    """Make a file's content, or a folder's names, survive a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
