@@ -15,7 +15,7 @@ NAMES = {
 }  # fmt: skip
 
 SIGNATURES = {
-    "train": "model objective data optimizer config valid metrics schedules handlers writers step",
+    "train": "model objective data optimizer config valid metrics schedules handlers writers step accept_changes",
     "Trainer": "model objective data optimizer config valid metrics schedules handlers writers step",
     "Run": "config schedules handlers writers accept_changes origin",
     "Config": "run_dir duration batch_size seed drop_last clip time_limit machine data evaluate checkpoint log",

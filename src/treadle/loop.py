@@ -16,7 +16,7 @@ from torch import nn
 
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, Tracked
-from treadle.config.schema import Config
+from treadle.config.schema import run_config
 from treadle.core.errors import CheckpointError, ConfigError, did_you_mean
 from treadle.core.events import Events
 from treadle.core.mix import mix
@@ -45,15 +45,17 @@ class Loop:
 
     Args:
         run: what handlers are called with.
-        config: the run's config.
+        given: the user's config: a `Config`, or one that holds one.
         schedules: values that change, by name.
         folder: the run folder.
         log: where rows go.
         precision: the number format of the forward pass.
     """
 
-    def __init__(self, run: Any, config: Config, schedules: Mapping[str, Schedule], folder: RunFolder, log: Log, precision: Precision) -> None:
-        self._run, self._config, self._schedules, self._folder, self._log = run, config, schedules, folder, log
+    def __init__(self, run: Any, given: Any, schedules: Mapping[str, Schedule], folder: RunFolder, log: Log, precision: Precision) -> None:
+        self._run, self._given, self._config = run, given, run_config(given)
+        self._schedules, self._folder, self._log = schedules, folder, log
+        config = self._config
         self._device = precision.device
         self._means = Means()
         self.step = Step(self._means.add, precision)
@@ -147,6 +149,7 @@ class Loop:
         states = None if self._folder.fresh else self.checkpoints.restore(self._log.say)
         if states is not None:
             self._restore(states, accept_changes)
+        self._folder.save_config(self._given)
         self._pace = Pace(self.progress)
         self._listening.enter_context(self._stop.listening())
         self.begun = True
@@ -291,6 +294,8 @@ class Loop:
     def _check_lengths(self, has_data: bool) -> None:
         progress = self.progress
         own = [("duration", progress.duration), ("log.every", self._log_every), ("checkpoint.every", self._save_every)]
+        if self._config.evaluate.every is not None and has_data:
+            own.append(("evaluate.every", Duration.parse(self._config.evaluate.every)))
         for name, length in [*own, *self.events.cadences()]:
             if not has_data and length.unit != "steps":
                 raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps")
@@ -304,7 +309,7 @@ class Loop:
 
     def _check_best(self) -> None:
         name = self._config.checkpoint.best
-        if name is not None and name not in self._log.names():
+        if name is not None and self.status == "finished" and name not in self._log.names():
             self._log.say(f"warning: checkpoint.best: no value named {name!r} was logged{did_you_mean(name, self._log.names())}")
 
 

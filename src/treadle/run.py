@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.config.schema import run_config
-from treadle.core.errors import UsageError
+from treadle.core.errors import ConfigError, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
@@ -95,7 +95,7 @@ class Run:
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
-        self._schedules, self._accept_changes = dict(schedules or {}), accept_changes
+        self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes
         self._folder = RunFolder(self.dir, origin)
         self._log = Log(self.dir, [*default_writers(self.config.log), *writers])
         self._stack = ExitStack()
@@ -109,7 +109,7 @@ class Run:
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
         self._folder.open(self._given, self._accept_changes)
-        self._loop = Loop(self, self.config, self._schedules, self._folder, self._log, self.precision)
+        self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         seed(self.config.seed)
         return self
@@ -204,7 +204,7 @@ class Run:
         return self._loop.steps(loader)
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
-        """Decorate a function ``f(run)`` to be called at an event, see `treadle.core.events`."""
+        """Decorate a function ``f(run)`` to be called at an event, see `Trainer.on`."""
         return self.events.on(event, every=every, once=once)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -285,6 +285,15 @@ class Run:
         loop = self._loop
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
         return Result(status, loop.progress.steps, loop.progress.epochs, self._log.numbers(), loop.checkpoints.best, loop.checkpoints.last, self.dir)
+
+
+def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
+    for name, schedule in schedules.items():
+        if isinstance(schedule, type) or not callable(schedule):
+            raise ConfigError(
+                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
+            )
+    return dict(schedules)
 
 
 def _values(item: Any) -> list[Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from treadle.config.schema import run_config
-from treadle.core.errors import ConfigError, UsageError
+from treadle.core.errors import ConfigError, ObjectiveError, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
@@ -31,7 +31,7 @@ class Trainer:
     """Model, objective, data and everything around them, ready to be fitted.
 
     Args:
-        model: a module, a callable that builds one (called under the run's seed), or several modules by name.
+        model: a module, or a callable that builds one under the run's seed; or several of these by name.
         objective: a loss module, ``objective(model, batch) -> Tensor | Outcome``, or None for a model that returns
             an object with ``.loss`` or where `step` does the work.
         data: the training data, see `treadle.data.sources`.
@@ -93,7 +93,17 @@ class Trainer:
         self._values: dict[str, float] = {}  # the last step's schedule values that the objective takes
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
-        """Decorate a function ``f(run)`` to be called at an event, see `treadle.core.events`."""
+        """Decorate a function ``f(run)`` to be called at an event.
+
+        Args:
+            event: run_started, epoch_started, step_finished, evaluated, checkpoint_saved, epoch_finished, run_finished or
+                run_failed.
+            every: call it only where this cadence is due, such as ``"100 steps"``.
+            once: call it the first time only, in each process.
+
+        Returns:
+            a decorator. The function gets the `Run`: its ``step``, ``progress``, ``log``, ``latest``, ``evaluate``, ``stop``.
+        """
         return self._events.on(event, every=every, once=once)
 
     def fit(self, *, accept_changes: bool = False, origin: str = "") -> Result:
@@ -120,11 +130,15 @@ class Trainer:
                     self._check(run, step)
                     checked = True
                 self._step(step, model, optimizer)
+                if step.number == 1 and not step.updates:
+                    run.say("warning: the first step made no update through step.update(optimizer), so nothing is clipped, scheduled or checked")
             self._values = self._keywords(run.step)
         return run.result
 
     def evaluate(self, data: Any, metrics: Mapping[str, Metric] | None = None) -> dict[str, Any]:
-        """Loss and metrics over a whole dataset, which is not shown to training.
+        """Loss and metrics over a whole dataset, with the model's weights as they are: after `fit`, the last ones.
+
+        For the best: ``treadle.load_weights(result.best, trainer.model)``.
 
         Args:
             data: the dataset.
@@ -141,7 +155,8 @@ class Trainer:
         """The model's outputs for a whole dataset, in its order.
 
         Args:
-            data: the dataset; of batches that are pairs or dicts the input is taken, as the objective names it.
+            data: the dataset. Of a supervised objective only the input is needed: the first of a tuple, or its field of a dict.
+                An own objective is asked for its `Outcome.output`.
 
         Returns:
             outputs in the model's own structure, tensors joined along their first dimension, on the CPU; lists and named
@@ -158,7 +173,7 @@ class Trainer:
             for batch in self._reader(data).batches(epochs=1):
                 for part in batch.parts:
                     with self._precision.autocast():
-                        output = self.model(self._input_of(part))
+                        output = self._output_of(part)
                     found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
         return _joined(found)
 
@@ -178,13 +193,11 @@ class Trainer:
     # --- setting up ---
 
     def _built(self, model: Any) -> Models:
-        if isinstance(model, (nn.Module, Mapping)):
-            return model
-        if not callable(model):
-            raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
-        seed(self.config.seed)
-        built: Models = model()
-        return built
+        several = model if isinstance(model, Mapping) else {"model": model}
+        if any(not isinstance(one, nn.Module) for one in several.values()):
+            seed(self.config.seed)
+        built = {name: one if isinstance(one, nn.Module) else _called(one) for name, one in several.items()}
+        return built if isinstance(model, Mapping) else built["model"]
 
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
@@ -207,7 +220,7 @@ class Trainer:
             run.events.on("step_finished", every="1 epoch")(self._log_train_metrics)
         run.events.include(self._events)
         if self.valid is not None:
-            run.events.on("step_finished", every=self.config.evaluate.every)(self._evaluate_valid)
+            run.events.on("step_finished")(self._evaluate_valid)
 
     def _log_train_metrics(self, run: Run) -> None:
         assert self._train_metrics is not None
@@ -215,6 +228,9 @@ class Trainer:
         self._train_metrics.reset()
 
     def _evaluate_valid(self, run: Run) -> None:
+        every = self.config.evaluate.every
+        if not (run.progress.finished or (every is not None and run.due(every))):
+            return
         run.log(run.evaluate(self._model, self.objective, self.valid, self.metrics), prefix="valid")
 
     def _check(self, run: Run, step: Step) -> None:
@@ -241,10 +257,19 @@ class Trainer:
         for model in _named("model", self.model).values():
             model.to(self.device)
 
-    def _input_of(self, part: Any) -> Any:
-        if isinstance(self.objective, Supervised) and isinstance(part, Mapping):
-            return self.objective.input_of(part)
-        return part[0] if isinstance(part, (tuple, list)) else part
+    def _output_of(self, part: Any) -> Any:
+        if isinstance(self.objective, Supervised):
+            return self.model(self.objective.input_of(part))
+        output = as_outcome(self.objective(self.model, part, **self._values), part).output
+        if output is None:
+            raise ObjectiveError("predict needs the model's output, and this objective gives none; return treadle.Outcome(loss, output=...) from it")
+        return output
+
+
+def _called(model: Any) -> Any:
+    if not callable(model):
+        raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
+    return model()
 
 
 def _named(name: str, item: Any) -> dict[str, Any]:

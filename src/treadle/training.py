@@ -26,11 +26,12 @@ def train(
     handlers: Sequence[object] = (),
     writers: Sequence[Writer] = (),
     step: Callable[[Step, Any, Any], object] | None = None,
+    accept_changes: bool = False,
 ) -> Result:
     """Train a model. The same call after a crash goes on where the run was.
 
     Args:
-        model: a module, a callable that builds one (called under the run's seed), or several modules by name.
+        model: a module, or a callable that builds one under the run's seed; or several of these by name.
         objective: a loss module, ``objective(model, batch) -> Tensor | Outcome``, or None for a model that returns
             an object with ``.loss`` or where `step` does the work.
         data: the training data, see `treadle.data.sources`.
@@ -42,6 +43,7 @@ def train(
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
         step: ``step(step, model, optimizer)`` in place of the standard body of the loop.
+        accept_changes: go on in a folder whose run was started with another config, or is over.
 
     Returns:
         how the run ended; its `metrics`, `best` and `last` checkpoint.
@@ -74,4 +76,4 @@ def train(
         writers=writers,
         step=step,
     )
-    return trainer.fit()
+    return trainer.fit(accept_changes=accept_changes)

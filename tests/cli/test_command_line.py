@@ -66,7 +66,7 @@ def file(tmp_path: Path) -> Path:
 def test_train_makes_a_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "main_file.py"]) == 0
     out = capsys.readouterr().out
-    assert "finished after 2 epochs, 8 steps; run folder: results/a" in out
+    assert "finished at epoch 2, step 8; run folder: results/a" in out
     assert "\x1b" not in out, "no colours where there is no terminal"
     record = json.loads(Path("results/a/run.json").read_text())
     assert (record["status"], record["steps"]) == ("finished", 8)

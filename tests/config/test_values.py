@@ -73,7 +73,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "machine.resident": AUTO_FLAG,
     "machine.deterministic": FLAG,
     "data.sampler": choice("shuffle", "sequential", "replacement"),
-    "evaluate.every": LENGTH,
+    "evaluate.every": [case for case in LENGTH if case[0] is not None],
     "evaluate.batch_size": COUNT,
     "checkpoint.every": LENGTH,
     "checkpoint.keep_last": COUNT,

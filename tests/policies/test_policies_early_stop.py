@@ -50,7 +50,7 @@ def by_hand(values, patience, mode, min_delta):
             best, waited = value, 0
         else:
             waited += 1
-            if waited > patience:
+            if waited >= patience:
                 return number
     return None
 
@@ -58,7 +58,7 @@ def by_hand(values, patience, mode, min_delta):
 @examples()
 @given(
     values=st.lists(st.integers(0, 6).map(float) | st.just(math.nan), max_size=15),
-    patience=st.integers(0, 3),
+    patience=st.integers(1, 4),
     mode=st.sampled_from(["min", "max"]),
     min_delta=st.sampled_from([0.0, 1.0, 2.0]),
 )
@@ -69,12 +69,12 @@ def test_it_stops_after_its_patience_without_an_improvement(values, patience, mo
 @pytest.mark.parametrize(
     ("values", "given", "expected"),
     [
-        ([1.0, 0.9, 0.8, 0.7], {"patience": 0}, None),
-        ([1.0, 1.0], {"patience": 0}, 2),
-        ([1.0, 2.0, 0.5, 2.0, 2.0], {"patience": 1}, 5),
-        ([1.0, 2.0, 3.0], {"patience": 0, "mode": "max"}, None),
-        ([1.0, 0.95, 0.91], {"patience": 1, "min_delta": 0.1}, 3),
-        ([1.0, 0.95, 0.89], {"patience": 1, "min_delta": 0.1}, None),
+        ([1.0, 0.9, 0.8, 0.7], {"patience": 1}, None),
+        ([1.0, 1.0], {"patience": 1}, 2),
+        ([1.0, 2.0, 0.5, 2.0, 2.0], {"patience": 2}, 5),
+        ([1.0, 2.0, 3.0], {"patience": 1, "mode": "max"}, None),
+        ([1.0, 0.95, 0.91], {"patience": 2, "min_delta": 0.1}, 3),
+        ([1.0, 0.95, 0.89], {"patience": 2, "min_delta": 0.1}, None),
     ],
 )
 def test_what_counts_as_an_improvement(values, given, expected):
@@ -82,12 +82,12 @@ def test_what_counts_as_an_improvement(values, given, expected):
 
 
 def test_a_nan_is_never_the_best():
-    assert stopped_after([math.nan, 1.0, 0.9, 0.8, 0.7], patience=1) is None
-    assert stopped_after([1.0, math.nan, math.nan, 0.5], patience=1) == 3
+    assert stopped_after([math.nan, 1.0, 0.9, 0.8, 0.7], patience=2) is None
+    assert stopped_after([1.0, math.nan, math.nan, 0.5], patience=2) == 3
 
 
 @examples()
-@given(values=st.lists(st.integers(0, 4).map(float), min_size=1, max_size=12), cut=st.integers(0, 12), patience=st.integers(0, 3))
+@given(values=st.lists(st.integers(0, 4).map(float), min_size=1, max_size=12), cut=st.integers(0, 12), patience=st.integers(1, 4))
 def test_it_goes_on_from_its_state(values, cut, patience):
     told, first, second = Told(values), treadle.EarlyStop("a", patience=patience), treadle.EarlyStop("a", patience=patience)
     for number in range(1, len(values) + 1):
@@ -102,8 +102,8 @@ def test_it_goes_on_from_its_state(values, cut, patience):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"patience": -1}, "must not be negative, got -1"),
-        ({"min_delta": -0.1}, "must not be negative"),
+        ({"patience": 0}, "patience must be at least 1.*got 0"),
+        ({"min_delta": -0.1}, "min_delta not negative.*-0.1"),
         ({"mode": "maximum"}, "mode must be 'min' or 'max', got 'maximum'"),
     ],
 )
@@ -149,7 +149,7 @@ def trainer(folder, script, monitor="valid/score", best="valid/score", **given):
         valid=data,
         optimizer=partial(torch.optim.SGD, lr=0.01),
         metrics={"score": Scripted(script)},
-        handlers=[treadle.EarlyStop(monitor, **{"patience": 2, "mode": "max", **given})],
+        handlers=[treadle.EarlyStop(monitor, **{"patience": 3, "mode": "max", **given})],
         config=config,
     )
 
@@ -198,7 +198,7 @@ def test_a_misspelt_monitor_is_an_error_before_the_first_step(tmp_path):
 
 def test_an_evaluation_of_something_else_does_not_use_up_patience(tmp_path):
     """Only evaluations that measured the value say whether it got better."""
-    one = trainer(tmp_path, [0.1, 0.2, 0.3, 0.4], best=None, patience=0)
+    one = trainer(tmp_path, [0.1, 0.2, 0.3, 0.4], best=None, patience=1)
     one.on("step_finished", every="1 step")(lambda run: run.log(run.evaluate(one.model, one.objective, one.data), prefix="probe"))
     one.on("epoch_finished", every="4 epochs")(lambda run: run.stop("enough"))
     assert one.fit().status == "stopped: enough"

@@ -65,7 +65,7 @@ def _tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(file) if file.exists() else {}
 
 
-def load_weights(path: str | Path, model: nn.Module, *, name: str = "model", strict: bool = True) -> nn.Module:
+def load_weights(path: str | Path | None, model: nn.Module, *, name: str = "model", strict: bool = True) -> nn.Module:
     """Load the weights of a checkpoint into a model.
 
     Args:
@@ -86,6 +86,8 @@ def load_weights(path: str | Path, model: nn.Module, *, name: str = "model", str
         >>> load_weights(f"{tmp}/linear.safetensors", nn.Linear(2, 1))
         Linear(in_features=2, out_features=1, bias=True)
     """
+    if path is None:
+        raise CheckpointError("there is no checkpoint to load: result.best is None where config.checkpoint.best names no value; take result.last")
     state = {_bare(key): value for key, value in _model_state(Path(path), name).items()}
     own = {_bare(key): (key, value) for key, value in model.state_dict().items()}
     if not state.keys() & own.keys():
@@ -108,6 +110,9 @@ def _model_state(path: Path, name: str) -> dict[str, torch.Tensor]:
             raise CheckpointError(f"{path} cannot be read: {error}") from None
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint at {str(path)!r}")
+    if (path / "checkpoints").is_dir():
+        found = ", ".join(sorted(item.name for item in (path / "checkpoints").glob("step-*"))) or "none yet"
+        raise CheckpointError(f"{str(path)!r} is a run folder; give one of its checkpoints, such as result.best ({path / 'checkpoints'}: {found})")
     states, _ = read_checkpoint(path)
     if name not in states:
         raise CheckpointError(f"{path} has no state named {name!r}{did_you_mean(name, states)}")

@@ -82,7 +82,7 @@ def load_experiment(target: str) -> Experiment:
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config f.yaml``, ``--accept-changes``, ``--quiet`` and ``key=value ...``."""
-    parser.add_argument("--config", metavar="FILE", help="YAML file of values; wins over the experiment's defaults")
+    parser.add_argument("--config", metavar="FILE", action="append", default=[], help="YAML file of values; of several, the last wins")
     parser.add_argument("--accept-changes", action="store_true", help="go on in a run folder whose run had another config, or is over")
     parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
     parser.epilog = "key=value ... on the same line wins over everything, such as seed=7 machine.device=cpu"
@@ -91,8 +91,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 def configured(experiment: Experiment, options: argparse.Namespace) -> Any:
     """The config that a command line asks for."""
     quiet = [f"{_prefix(experiment.config_type)}log.console=quiet"] if options.quiet else []
-    sources = [options.config] if options.config else []
-    return experiment.config(*sources, overrides=[*options.overrides, *quiet])
+    return experiment.config(*options.config, overrides=[*options.overrides, *quiet])
 
 
 def _prefix(config_type: Any) -> str:

@@ -20,5 +20,6 @@ def run(options: argparse.Namespace) -> int:
     config = configured(experiment, options)
     result = experiment.trainer(config).fit(accept_changes=options.accept_changes, origin=experiment.origin)
     if not options.quiet:
-        print(f"{result.status} after {result.epochs} epochs, {result.steps} steps; run folder: {result.run_dir}")
+        again = "; start the same command again to go on" if exit_code(result.status) else ""
+        print(f"{result.status} at epoch {result.epochs}, step {result.steps:,}; run folder: {result.run_dir}{again}")
     return exit_code(result.status)

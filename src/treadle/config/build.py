@@ -43,8 +43,8 @@ def check_fields(config: Any) -> None:
     Raises:
         ConfigError: naming the field, the value and what is allowed.
     """
-    for name, hint in hints(type(config)).items():
-        value = convert(hint, getattr(config, name), f"{type(config).__name__}.{name}")
+    for name in hints(type(config)):
+        value = _field(type(config), name, getattr(config, name), f"{type(config).__name__}.{name}")
         object.__setattr__(config, name, value)
 
 
@@ -66,10 +66,10 @@ def build(cls: type[T], tree: Mapping[str, Any], path: str = "", everywhere: Seq
         if key not in fields:
             raise ConfigError(f"{where(value)}unknown key '{path}{key}'{_nearest(path, str(key), list(fields), everywhere)}")
     values: Tree = {}
-    for name, hint in hints(cls).items():
+    for name in hints(cls):
         default = _default(fields[name])
         if name in tree:
-            values[name] = convert(hint, tree[name], f"{path}{name}", default, everywhere)
+            values[name] = _field(cls, name, tree[name], f"{path}{name}", default, everywhere)
         elif default is MISSING:
             raise ConfigError(f"'{path}{name}' is missing; give it in the file or as {path}{name}=...")
     try:
@@ -115,6 +115,15 @@ def convert(hint: Any, given: Any, path: str, default: Any = MISSING, everywhere
             except ConfigError:
                 pass
         raise ConfigError(f"{where(given)}{error}") from None
+
+
+def _field(cls: type, name: str, given: Any, path: str, default: Any = MISSING, everywhere: Sequence[str] = ()) -> Any:
+    """A field's value, as its class wants it, and as every class that it inherits the field from does."""
+    value = convert(hints(cls)[name], given, path, default, everywhere)
+    for base in cls.__mro__[1:]:
+        if dataclasses.is_dataclass(base) and not sections_of(inherited := hints(base).get(name, Any)):
+            convert(inherited, Leaf(value, where(given)), path)
+    return value
 
 
 def to_dict(config: Any) -> Tree:

@@ -65,8 +65,8 @@ class DataConfig(Checked):
 class EvaluateConfig(Checked):
     """When the validation set is looked at."""
 
-    every: Length = "1 epoch"
-    """Cadence of evaluation on `valid`. (`run.due(...)` in an own loop.)"""
+    every: Length | None = "1 epoch"
+    """Cadence of evaluation on `valid`, which is also evaluated at the end; None does at the end only. (`run.due(...)` in an own loop.)"""
     batch_size: PositiveInt | None = None
     """Samples at once in evaluation; None takes machine.micro_batch, else batch_size."""
 
@@ -131,8 +131,11 @@ class Config(Checked):
     log: LogConfig = field(default_factory=LogConfig)
 
 
-PLACES = ("run_dir", "time_limit", "machine", "log.console", "log.tensorboard")
-"""Fields of `Config` that may differ when a run continues: where, how long at a time and how it is shown, not what."""
+PLACES = (
+    "run_dir", "time_limit", "machine", "log.console", "log.tensorboard",
+    "evaluate.batch_size", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best",
+)  # fmt: skip
+"""Fields of `Config` that may differ when a run continues: where it is computed, kept and shown, not what."""
 
 
 def run_config(tree: object) -> Config:

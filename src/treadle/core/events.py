@@ -63,7 +63,7 @@ class Events:
             UsageError: the event does not exist; the nearest name is given.
         """
         if event not in self._handlers:
-            raise UsageError(f"unknown event {event!r}{did_you_mean(event, EVENTS)}")
+            raise UsageError(f"unknown event {event!r}{did_you_mean(event, EVENTS)} events: {', '.join(EVENTS)}")
         cadence = None if every is None else Duration.parse(every)
 
         def register(handler: Handler) -> Handler:
@@ -80,6 +80,8 @@ class Events:
         Raises:
             UsageError: the object has no such method, or one whose event does not exist.
         """
+        if isinstance(handler, type):
+            raise UsageError(f"the handler {handler.__name__} is a class; call it: {handler.__name__}(...)")
         methods = [name for name in dir(handler) if name.startswith("on_") and callable(getattr(handler, name))]
         if not methods:
             hint = "; register a plain function with @trainer.on('step_finished')" if callable(handler) else ""
@@ -87,7 +89,7 @@ class Events:
         for name in methods:
             if name.removeprefix("on_") not in EVENTS:
                 known = [f"on_{event}" for event in EVENTS]
-                raise UsageError(f"{_name(handler)}.{name} is no event{did_you_mean(name, known)}")
+                raise UsageError(f"{_name(handler)}.{name} is no event{did_you_mean(name, known)} events: {', '.join(EVENTS)}")
         self.objects.append(handler)
         for event in EVENTS:
             if f"on_{event}" in methods:

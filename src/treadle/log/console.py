@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from treadle.core.when import Progress
 from treadle.log.writer import Row
 
-_HEADS = {"train/epoch_loss": "train/loss", "time/epoch_s": "seconds"}
+_HEADS = {"time/epoch_s": "seconds"}
 _FIRST = ("train/epoch_loss", "train/", "valid/", "time/epoch_s")
 
 
@@ -27,6 +28,7 @@ class Console:
         self._bar: Any = None
         self._task: Any = None
         self._columns: list[str] = []
+        self._spoke = time.monotonic()
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin; what was shown before is not shown again."""
@@ -39,11 +41,11 @@ class Console:
         """Show the row of an epoch or an evaluation as a line of the table."""
         if self._style == "quiet" or not any(name.startswith("valid/") or name == "train/epoch_loss" for name in row):
             return
-        values = {name: value for name, value in row.items() if _shown(name, value)}
-        columns = _ordered(values)
+        values = {name: value for name, value in row.items() if _shown(name, row)}
+        columns = self._fitting(_ordered(values))
         if columns != self._columns:
             self._columns = columns
-            self._print(_line(["epoch", "step", *(_HEADS.get(name, name) for name in columns)], columns), "bold")
+            self._print(_line(["epoch", "step", *(_head(name) for name in columns)], columns), "bold")
         cells = [f"{row['epoch']:g}", str(row["step"]), *(_number(name, values[name]) for name in columns)]
         self._print(_line(cells, columns))
 
@@ -57,6 +59,7 @@ class Console:
             left: estimated seconds to the end, None before there is an estimate.
         """
         if self._bar is None:
+            self._tick_plainly(progress, loss, left)
             return
         facts = [
             f"loss {loss:.4f}" if loss == loss else "",
@@ -65,6 +68,12 @@ class Console:
         ]
         self._bar.update(self._task, completed=progress.fraction, description=_place(progress), facts="  ".join(filter(None, facts)))
         self._bar.refresh()
+
+    def _tick_plainly(self, progress: Progress, loss: float, left: float | None) -> None:
+        """Where there is no bar: a sign of life a minute, so that a long epoch is not silent."""
+        now = time.monotonic()
+        if self._style == "plain" and now - self._spoke > 60:
+            self._print(f"{_place(progress)}, step {progress.steps:,}, loss {loss:.4f}, ETA {'?' if left is None else _clock(left)}")
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -77,7 +86,15 @@ class Console:
             self._bar.stop()
             self._bar = None
 
+    def _fitting(self, columns: list[str]) -> list[str]:
+        """As many columns as the terminal is wide; a row that wraps cannot be read."""
+        room = self._bar.console.width if self._bar is not None else 10_000
+        while len(columns) > 1 and sum(_widths(columns)) + 2 * (len(columns) + 1) > room:
+            columns = columns[:-1]
+        return columns
+
     def _print(self, text: str, style: str | None = None) -> None:
+        self._spoke = time.monotonic()
         if self._style != "rich":
             print(text, file=sys.stderr if text.startswith("warning") else sys.stdout, flush=True)
         elif self._bar is not None:
@@ -104,8 +121,11 @@ def _place(progress: Progress) -> str:
     return f"{length.unit[:-1]} {done:,}/{int(length.value):,}"
 
 
-def _shown(name: str, value: Any) -> bool:
-    return isinstance(value, (int, float)) and name != "train/loss" and (name.startswith(("train/", "valid/")) or name == "time/epoch_s")
+def _shown(name: str, row: Row) -> bool:
+    """Numbers of an epoch or an evaluation; of what is logged by the window and by the epoch, the epoch's mean."""
+    by_epoch = f"train/epoch_{name.removeprefix('train/')}"
+    of_epoch = name.startswith(("train/", "valid/")) and name != "train/loss" and by_epoch not in row
+    return isinstance(row[name], (int, float)) and (of_epoch or name == "time/epoch_s")
 
 
 def _ordered(values: Iterable[str]) -> list[str]:
@@ -115,9 +135,16 @@ def _ordered(values: Iterable[str]) -> list[str]:
     return sorted(values, key=rank)
 
 
+def _head(name: str) -> str:
+    return _HEADS.get(name, name.replace("train/epoch_", "train/"))
+
+
+def _widths(columns: list[str]) -> list[int]:
+    return [7, 8, *(max(10, len(_head(name))) for name in columns)]
+
+
 def _line(cells: list[str], columns: list[str]) -> str:
-    widths = [7, 8, *(max(10, len(_HEADS.get(name, name))) for name in columns)]
-    return "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+    return "  ".join(cell.rjust(width) for cell, width in zip(cells, _widths(columns), strict=True))
 
 
 def _number(name: str, value: float) -> str:

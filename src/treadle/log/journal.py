@@ -64,13 +64,13 @@ class Journal:
         self._unwritten = b""
 
 
-def read_journal(path: Path) -> Iterator[Row]:
+def read_journal(path: str | Path) -> Iterator[Row]:
     """The rows of a journal; a last line torn by a crash is left out.
 
     Args:
         path: a run folder, or its `metrics.jsonl`.
     """
-    file = path / "metrics.jsonl" if path.is_dir() else path
+    file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     if not file.exists():
         return
     with open(file, "rb") as lines:

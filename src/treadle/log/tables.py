@@ -1,4 +1,4 @@
-"""Tables in the terminal: drawn with rich on a terminal, tab-separated elsewhere."""
+"""Tables in the terminal: drawn with rich on a terminal, the title and tab-separated rows elsewhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column holds names, the others numbers."""
     if not sys.stdout.isatty():
+        sys.stdout.write(f"{title}\n")
         for row in rows:
             sys.stdout.write("\t".join(row) + "\n")
         return

@@ -36,6 +36,8 @@ class Group:
     """
 
     def __init__(self, metrics: Mapping[str, Metric], device: torch.device) -> None:
+        if not isinstance(metrics, Mapping):
+            raise ObjectiveError(f"metrics must be a dict of metrics by name, such as {{'accuracy': Accuracy()}}; got {metrics!r}")
         for name, metric in metrics.items():
             if name == "loss":
                 raise ObjectiveError("a metric cannot be named 'loss': the loss itself is reported under this name")

@@ -15,12 +15,12 @@ class EarlyStop:
 
     Args:
         monitor: name of a logged value, such as ``"valid/accuracy"``.
-        patience: evaluations without improvement that are borne; the next one stops.
+        patience: evaluations without improvement after which the run stops, at least 1.
         mode: "min" or "max": what is better.
         min_delta: an improvement must be larger than this.
 
     Raises:
-        ConfigError: `patience` is negative, `mode` is neither, or `min_delta` is negative.
+        ConfigError: `patience` is less than 1, `mode` is neither, or `min_delta` is negative.
 
     Example:
         >>> EarlyStop("valid/accuracy", patience=3, mode="max").monitor
@@ -30,8 +30,8 @@ class EarlyStop:
     def __init__(self, monitor: str, *, patience: int = 3, mode: str = "min", min_delta: float = 0.0) -> None:
         if mode not in ("min", "max"):
             raise ConfigError(f"EarlyStop: mode must be 'min' or 'max', got {mode!r}")
-        if patience < 0 or min_delta < 0:
-            raise ConfigError(f"EarlyStop: patience and min_delta must not be negative, got {patience!r} and {min_delta!r}")
+        if patience < 1 or min_delta < 0:
+            raise ConfigError(f"EarlyStop: patience must be at least 1 and min_delta not negative, got {patience!r} and {min_delta!r}")
         self.monitor, self._patience, self._min_delta = monitor, patience, min_delta
         self._sign = 1.0 if mode == "min" else -1.0
         self._best: float | None = None
@@ -46,7 +46,7 @@ class EarlyStop:
             self._best, self._waited = float(value), 0
             return
         self._waited += 1
-        if self._waited > self._patience:
+        if self._waited >= self._patience:
             best = "anything finite" if self._best is None else f"{self._best:.6g}"
             run.stop(f"{self.monitor} has not improved on {best} for {self._waited} evaluations")
 

@@ -88,9 +88,11 @@ class Supervised:
             "def objective(model, batch): ... return treadle.Outcome(loss, output, target)"
         )
 
-    def input_of(self, batch: Mapping[str, Any]) -> Any:
-        """The model's input in a batch that is a dict."""
-        return self._field(batch, self._input)
+    def input_of(self, batch: Any) -> Any:
+        """The model's input in a batch that need not have a target."""
+        if isinstance(batch, Mapping):
+            return self._field(batch, self._input)
+        return batch[0] if isinstance(batch, (tuple, list)) else batch
 
     @staticmethod
     def _field(batch: Mapping[str, Any], name: str) -> Any:
@@ -127,7 +129,13 @@ def supervised(loss: Callable[[Any, Any], torch.Tensor], input: str = "input", t
 
 def own_loss(model: nn.Module, batch: Any) -> Any:
     """The objective of a model that computes its own loss: ``model(**batch).loss``."""
-    return model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    if isinstance(model, Mapping):
+        raise ObjectiveError("several models have no loss of their own; give an objective(models, batch), also for the validation data")
+    try:
+        return model(**batch) if isinstance(batch, Mapping) else model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    except TypeError as error:
+        error.add_note("without an objective the model is called with the whole batch, and must return an object with .loss")
+        raise
 
 
 def as_objective(given: Any) -> Objective:

@@ -41,11 +41,12 @@ class Step:
         samples: samples in the whole batch.
         ids: index of each sample in its dataset, int64 array of shape (samples,), or None.
         values: this step's value of every schedule, by name.
+        updates: how many optimizers have moved in this step.
     """
 
     def __init__(self, record: Record, precision: Precision) -> None:
         self._record, self._precision = record, precision
-        self.number, self.samples, self.ids = 0, 0, None
+        self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
         self.values: Mapping[str, float] = {}
         self._parts: Sequence[Any] = ()
         self._optimizers: list[Optimizer] = []
@@ -73,7 +74,7 @@ class Step:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
         self._parts, self._counts = batch.parts, batch.counts
-        self.samples, self._part = sum(batch.counts), 0
+        self.samples, self._part, self.updates = sum(batch.counts), 0, 0
         self._logged.clear()
         self._grads, self._norm = [], None
         self._open_window()
@@ -154,6 +155,11 @@ class Step:
         if not params:
             self._check_nothing_counted()
             return
+        if 0 < len(self._seen) < len(self._parts):
+            raise UsageError(
+                f"step {self.number}: update() after {len(self._seen)} of {len(self._parts)} micro-batches; call it after the loop over the step, "
+                "so that the batch is one however it is cut"
+            )
         self._unscale(optimizer)
         if self._explicit and len(self._parts) > 1:
             total = sum(self._seen.values())
@@ -170,6 +176,7 @@ class Step:
             self.scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
         self._updated = True
+        self.updates += 1
 
     def _open_window(self) -> None:
         """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""

@@ -14,12 +14,17 @@ import json
 import os
 from pathlib import Path
 from typing import Any, TextIO
+from weakref import WeakSet
 
 from treadle.config.build import to_dict
 from treadle.config.loading import flatten, load_config, save_config
 from treadle.config.schema import PLACES, config_path
 from treadle.core.errors import ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.system.files import write_json
+
+_HELD: WeakSet[TextIO] = WeakSet()
+# A forked worker would share the lock and hold it on for seconds after its parent was killed.
+os.register_at_fork(after_in_child=lambda: [file.close() for file in _HELD])
 
 DONE = ("finished", "stopped")
 """Statuses after which a run does not go on by itself."""
@@ -55,12 +60,20 @@ class RunFolder:
             raise self._unwritable(error) from None
         try:
             self._compare(config, accept_changes)
-            save_config(config, self.path / "config.yaml")
-        except BaseException as error:
+        except BaseException:
             self.close()
-            if isinstance(error, OSError):
-                raise self._unwritable(error) from None
             raise
+
+    def save_config(self, config: Any) -> None:
+        """Write the resolved config, once it is certain that the run goes on with it.
+
+        Raises:
+            RunFolderError: the file cannot be written.
+        """
+        try:
+            save_config(config, self.path / "config.yaml")
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def close(self) -> None:
         """Let go of the lock."""
@@ -97,6 +110,7 @@ class RunFolder:
         except OSError:
             file.close()
             raise
+        _HELD.add(file)
         self._lock = file
 
     def _compare(self, config: Any, accept_changes: bool) -> None:
@@ -109,12 +123,12 @@ class RunFolder:
             raise RunFinished(
                 f"the run in {str(self.path)!r} is over: {record['status']} at step {record['steps']}"
                 + (f" ({record['reason']})" if record.get("reason") else "")
-                + f"; give another run_dir for a new run, or a longer duration with accept_changes to go on{_listed(changes)}"
+                + f"; give another run_dir for a new run, or a longer duration and {_ACCEPT} to go on{_listed(changes)}"
             )
         if changes and not accept_changes:
             raise RunChanged(
                 f"{str(self.path)!r} holds a run with another config{_listed(changes)}\n"
-                "give another run_dir for a new run, or say accept_changes to go on with the new values"
+                f"give another run_dir for a new run, or {_ACCEPT} to go on with the new values"
             )
 
     def _changes(self, config: Any) -> list[str]:
@@ -135,6 +149,9 @@ class RunFolder:
 
 def _is_under(key: str, places: tuple[str, ...]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
+
+
+_ACCEPT = "accept_changes=True (on the command line --accept-changes)"
 
 
 def read_record(path: Path) -> dict[str, Any]:
