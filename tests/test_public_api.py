@@ -36,7 +36,7 @@ SIGNATURES = {
 
 METHODS = {
     "Run": "autocast due evaluate evaluation_loader latest loader log on prepare progress result say schedules_for step steps stop track",
-    "Trainer": "evaluate fit on predict",
+    "Trainer": "evaluate fit keywords on predict",
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from treadle.core.errors import ObjectiveError
 from treadle.data.loader import Loader
 from treadle.metrics.group import Group
 from treadle.metrics.means import Means
-from treadle.step.objective import Objective, Outcome, as_outcome
+from treadle.step.objective import Objective, Outcome, Supervised, as_outcome
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng
 from treadle.system.transfer import to_host
@@ -41,7 +41,7 @@ def evaluate(
     """
     means = Means(guard=False)
     metrics.reset()
-    with as_found(model, training=False), torch.no_grad():
+    with as_found(model, objective, training=False), torch.no_grad():
         for batch in loader.batches(epochs=1):
             for part, count in zip(batch.parts, batch.counts, strict=True):
                 with precision.autocast():
@@ -86,12 +86,14 @@ def feed(metrics: Group, outcome: Outcome) -> None:
 
 
 @contextmanager
-def as_found(model: Models, training: bool) -> Iterator[None]:
-    """Set a mode, and put back after it: each module's own mode, every buffer, every random generator."""
+def as_found(model: Models, objective: Objective | None, training: bool) -> Iterator[None]:
+    """Set a mode, and put back after it: each module's own mode, every buffer and parameter, every random generator."""
     roots = list(model.values()) if isinstance(model, Mapping) else [model]
+    if isinstance(objective, Supervised) and isinstance(objective.loss, nn.Module):
+        roots.append(objective.loss)
     modes = [(module, module.training) for root in roots for module in root.modules()]
-    # In evaluation mode no buffer moves by itself, so copies are only needed for the other.
-    buffers = [(buffer, buffer.clone()) for root in roots for buffer in root.buffers()] if training else []
+    # In evaluation mode no tensor moves by itself, so copies are only needed for the other.
+    kept = [_bound(module) for module, _ in modes] if training else []
     with preserved_rng():
         for module, was in modes:
             module.training = was and training
@@ -100,9 +102,25 @@ def as_found(model: Models, training: bool) -> Iterator[None]:
         finally:
             for module, was in modes:
                 module.training = was
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
+            for put_back in kept:
+                put_back()
+
+
+def _bound(module: nn.Module) -> Callable[[], None]:
+    """How to put back a module's own buffers and parameters: which tensors they are, and what is in them."""
+    homes = [
+        (home, name, tensor, tensor.detach().clone())
+        for home in (module._buffers, module._parameters)
+        for name, tensor in home.items()
+        if tensor is not None
+    ]
+
+    def put_back() -> None:
+        for home, name, tensor, value in homes:
+            home[name] = tensor  # type: ignore[assignment]
+            tensor.data.copy_(value)
+
+    return put_back
 
 
 def _plain(value: Any) -> Any:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from treadle.checkpoint.store import Checkpoints
-from treadle.checkpoint.tracked import RUN, Tracked
+from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.config.schema import run_config
-from treadle.core.errors import CheckpointError, ConfigError, did_you_mean
+from treadle.core.errors import CheckpointError, ConfigError, NonFiniteLoss, did_you_mean
 from treadle.core.events import Events
 from treadle.core.mix import mix
 from treadle.core.schedules import Schedule
@@ -30,8 +29,9 @@ from treadle.metrics.means import Means
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
-from treadle.system.seed import get_rng_state, seed, set_rng_state
+from treadle.system.seed import get_rng_state, preserved_rng, seed, set_rng_state
 from treadle.system.signals import StopRequest
+from treadle.system.transfer import to_host
 
 TRAINING = 21
 """What the seed of the training stream is for: it does not depend on how many numbers building the model drew."""
@@ -110,11 +110,10 @@ class Loop:
         if ends_epoch:
             self._log_epoch()
         self._fire("step_finished")
-        if self.evaluated:
-            self.evaluated = False
-            self._fire("evaluated")
+        self._fire_evaluated()
         if ends_epoch:
             self._fire("epoch_finished")
+            self._fire_evaluated()
         if not after.finished and (reason := self._stop.reason):
             self.stop("interrupted", reason)
         ending = after.finished or self.status != "running"
@@ -142,10 +141,7 @@ class Loop:
         self._check_lengths(loader is not None)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
-            self.tracked.add("scaler", self.step.scaler)
-        for item in self.tracked.objects():
-            if isinstance(item, nn.Module):
-                item.train()
+            self.tracked.add(SCALER, self.step.scaler)
         states = None if self._folder.fresh else self.checkpoints.restore(self._log.say)
         if states is not None:
             self._restore(states, accept_changes)
@@ -157,9 +153,12 @@ class Loop:
             seed(mix(self._config.seed, TRAINING))
             self._log.open(0)
             self._write(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
+        for note in self._folder.notes:
+            self._log.say(note)
         self._log.say(self._heading())
         self._record()
-        self._fire("run_started")
+        with preserved_rng():  # it fires again when the run goes on
+            self._fire("run_started")
 
     def stop(self, status: str, reason: str) -> None:
         """End at the next safe point; the first reason counts."""
@@ -201,18 +200,18 @@ class Loop:
         self._listening.close()
         if self.status == "running":
             self.status = "finished"
-        self._record()
         self._check_best()
         self._fire("run_finished")
+        self._record()  # the last word: where a handler raised, or the process died, it is called again
         self._tick()
 
     # --- logging ---
 
     def _heading(self) -> str:
         """What is about to happen, in a line."""
-        models = [item for item in self.tracked.objects() if isinstance(item, nn.Module)]
+        models = [model for model in self.tracked.models().values() if any(True for _ in model.parameters())]
         parts = [f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters" for model in models]
-        parts += [f"{self.progress.duration} on {self._device}", str(self._folder.path)]
+        parts += [f"{self.progress.duration} on {self._device}", self._config.run_dir]
         return "; ".join(parts) + (f"; going on after step {self.progress.steps:,}" if self.progress.steps else "")
 
     def _log_epoch(self) -> None:
@@ -231,6 +230,11 @@ class Loop:
     def _tick(self) -> None:
         self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress))
 
+    def _fire_evaluated(self) -> None:
+        if self.evaluated:
+            self._fire("evaluated")
+            self.evaluated = False
+
     def _fire(self, event: str) -> None:
         self.events.fire(event, self._run, self.before, self.after)
 
@@ -238,17 +242,22 @@ class Loop:
 
     def _best_value(self) -> float | None:
         name = self._config.checkpoint.best
-        return None if name is None else self._log.fetch(name, self.progress.steps)
+        value = None if name is None else self._log.fetch(name, self.progress.steps)
+        if value is not None and not isinstance(value, (int, float)):
+            raise ConfigError(f"checkpoint.best: {name!r} is no single number, so it has no best: {value!r}")
+        return value
 
     def _save(self, best: float | None, must: bool) -> None:
         """Save a checkpoint of this step, if there is none yet."""
         if not self.checkpoints.has(self.progress.steps) and self._write(best, must):
             self._record()
-            self._fire("checkpoint_saved")
+            with preserved_rng():  # the checkpoint holds the generators as they are now
+                self._fire("checkpoint_saved")
 
     def _write(self, best: float | None, must: bool) -> bool:
         """Write a checkpoint. One that cannot be written is reported and the run goes on, unless it must be there."""
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
+        self._check_weights()
         try:
             journal = self._log.sync()
             self.checkpoints.save(self.progress.steps, {**self.tracked.states(), RUN: self._state(journal)}, best)
@@ -261,13 +270,18 @@ class Loop:
 
     def _state(self, journal: int) -> dict[str, Any]:
         counters = {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")}
-        return {"progress": counters, "journal": journal, "means": self._means.state_dict(), "rng": get_rng_state()}
+        ended = [self.status, self.reason] if self.status == "stopped" else None
+        values = dict(self.step.values)
+        return {"progress": counters, "ended": ended, "values": values, "journal": journal, "means": self._means.state_dict(), "rng": get_rng_state()}
 
     def _restore(self, states: dict[str, Any], accept_changes: bool) -> None:
         own = states.pop(RUN)
         self.tracked.load(states, accept_changes)
         for name, value in own["progress"].items():
             setattr(self.progress, name, value)
+        if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
+            self.status, self.reason = own["ended"]
+        self.step.values = own["values"]
         self._means.load_state_dict(own["means"])
         self._log.open(own["journal"])
         set_rng_state(own["rng"])
@@ -281,6 +295,7 @@ class Loop:
             "samples": progress.samples,
             "epochs": progress.epochs,
             "duration": str(progress.duration),
+            "values": dict(self.step.values),
             "best": _relative(self.checkpoints.best, path),
             "last": _relative(self.checkpoints.last, path),
         }
@@ -306,6 +321,17 @@ class Loop:
                 schedule(progress)
             except ConfigError as error:
                 raise ConfigError(f"the schedule {name!r}: {error}") from None
+
+    def _check_weights(self) -> None:
+        """Raise where weights are not finite: a checkpoint of them would only take the place of a good one."""
+        for name, model in self.tracked.models().items():
+            tensors = {key: p for key, p in model.named_parameters() if p.is_floating_point()}
+            finite = to_host([p.detach().isfinite().all() for p in tensors.values()])
+            if wrong := [key for key, good in zip(tensors, finite, strict=True) if not good]:
+                raise NonFiniteLoss(
+                    f"weights of {name!r} are not finite after step {self.progress.steps}: {', '.join(wrong[:5])}; "
+                    f"they were not saved. The newest checkpoint is {self.checkpoints.last}"
+                )
 
     def _check_best(self) -> None:
         name = self._config.checkpoint.best

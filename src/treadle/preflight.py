@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -35,7 +36,7 @@ def check_batch(
     Raises:
         ObjectiveError: the parts do not fit together. An exception of the user's own code arrives unchanged, with a note.
     """
-    with as_found(model, training), warnings.catch_warnings(record=True) as caught, torch.set_grad_enabled(training):
+    with as_found(model, objective, training), warnings.catch_warnings(record=True) as caught, torch.set_grad_enabled(training):
         warnings.simplefilter("always")
         try:
             with precision.autocast():
@@ -109,6 +110,6 @@ def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], other
     for who, name in wanted:
         if name is None or name in known or any(name.startswith(f"{one}/") for one in known):
             continue
-        hint = did_you_mean(name, known)
-        if not others or "did you mean" in hint:
-            raise ConfigError(f"{who}: no value named {name!r} is logged{hint}")
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
+        if not others or near:
+            raise ConfigError(f"{who}: no value named {name!r} is logged{did_you_mean(name, known)}")

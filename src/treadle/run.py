@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from treadle.config.schema import run_config
 from treadle.core.errors import ConfigError, UsageError
 from treadle.core.events import Events, Handler
@@ -24,8 +26,8 @@ from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
-from treadle.system.seed import seed
-from treadle.system.wrap import compiled, prepare, unwrapped
+from treadle.system.seed import preserved_rng, seed
+from treadle.system.wrap import compiled, prepare, set_train_mode, unwrapped
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Run:
             self.events.add(handler)
         self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes
         self._folder = RunFolder(self.dir, origin)
-        self._log = Log(self.dir, [*default_writers(self.config.log), *writers])
+        self._log = Log(self._folder.path, [*default_writers(self.config.log), *writers])
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
@@ -110,6 +112,7 @@ class Run:
         self.precision = Precision(machine.precision, self.device)
         self._folder.open(self._given, self._accept_changes)
         self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
+        self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         seed(self.config.seed)
         return self
@@ -144,7 +147,7 @@ class Run:
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
         model, optimizer = prepare(model, optimizer, self.device, self.say)
-        self._prepared += [*_values(model), *_values(optimizer)]
+        self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
         return (compiled(model) if self.config.machine.compile else model), optimizer
 
@@ -200,6 +203,9 @@ class Run:
                 f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
             )
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
+        for item in self._prepared:
+            if isinstance(item, nn.Module):
+                set_train_mode(item)
         self._loop.begin(loader, Duration.parse(total or self.config.duration), self._accept_changes)
         return self._loop.steps(loader)
 
@@ -263,6 +269,8 @@ class Run:
     def evaluation_loader(self, data: Any) -> Loader:
         """A dataset in its own order, for evaluation; made once for each dataset."""
         if id(data) not in self._evaluation:
+            while len(self._evaluation) >= 8:  # data made anew for each evaluation must not pile up
+                del self._evaluation[next(iter(self._evaluation))]
             self._evaluation[id(data)] = (data, evaluation_loader(data, self.config, self.device))
         return self._evaluation[id(data)][1]
 

@@ -20,7 +20,7 @@ from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
 from treadle.run import Result, Run
-from treadle.step.objective import Supervised, as_objective, as_outcome
+from treadle.step.objective import Supervised, as_objective, as_outcome, keywords
 from treadle.step.step import Step
 from treadle.system.device import pick_device
 from treadle.system.precision import Precision
@@ -135,7 +135,7 @@ class Trainer:
             self._values = self._keywords(run.step)
         return run.result
 
-    def evaluate(self, data: Any, metrics: Mapping[str, Metric] | None = None) -> dict[str, Any]:
+    def evaluate(self, data: Any, metrics: Mapping[str, Metric] | None = None, values: Mapping[str, float] | None = None) -> dict[str, Any]:
         """Loss and metrics over a whole dataset, with the model's weights as they are: after `fit`, the last ones.
 
         For the best: ``treadle.load_weights(result.best, trainer.model)``.
@@ -143,13 +143,19 @@ class Trainer:
         Args:
             data: the dataset.
             metrics: other metrics than the trainer's.
+            values: keywords for the objective, in place of the last step's schedule values.
 
         Returns:
             ``{"loss": ..., **metrics}``: exact means over samples (or over what the objective counts).
         """
         group = self.metrics if metrics is None else Group(metrics, self.device)
         self._to_device()
-        return evaluate(self.model, self.objective, self._reader(data), group, self._precision, self._values)
+        return evaluate(self.model, self.objective, self._reader(data), group, self._precision, self._values if values is None else values)
+
+    def keywords(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Those of some schedule values that the objective takes as keywords, such as the ``values`` of a `run.json`."""
+        taken = keywords(self.objective)
+        return {name: value for name, value in values.items() if taken is None or name in taken}
 
     def predict(self, data: Any) -> Any:
         """The model's outputs for a whole dataset, in its order.
@@ -169,7 +175,7 @@ class Trainer:
             raise UsageError("predict needs one model; with several, call the one you want yourself")
         self._to_device()
         found: list[Any] = []
-        with as_found(self.model, training=False), torch.no_grad():
+        with as_found(self.model, self.objective, training=False), torch.no_grad():
             for batch in self._reader(data).batches(epochs=1):
                 for part in batch.parts:
                     with self._precision.autocast():
@@ -203,6 +209,9 @@ class Trainer:
         self._loader = run.loader(self.data)
         self._model, self.optimizer = run.prepare(self.model, self.optimizer)
         run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
+        loss = getattr(self.objective, "loss", None)
+        if isinstance(loss, nn.Module) and loss.state_dict():  # class weights, running statistics
+            run.track(objective=loss)
         if not self._own_step:
             if isinstance(self.model, Mapping):
                 raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
@@ -238,7 +247,7 @@ class Trainer:
         values, precision = self._keywords(step), run.precision
         names = {"train/loss", "train/epoch_loss"}
         if not self._own_step:
-            first = next(iter(step))
+            first = map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, next(iter(step)))
             outcome = check_batch(self._model, self.objective, first, self.metrics, precision, values, training=True)
             check_all_targets(self.objective, self._loader, outcome)
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
@@ -248,7 +257,9 @@ class Trainer:
             check_all_targets(self.objective, reader, outcome)
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
-        check_names([("checkpoint.best", self.config.checkpoint.best), *monitored], names, others=bool(self._events) or self._own_step)
+        check_names(
+            [("checkpoint.best", self.config.checkpoint.best), *monitored], names, others=self._own_step or self._events.any_but("treadle.policies")
+        )
 
     def _reader(self, data: Any) -> Loader:
         return evaluation_loader(data, self.config, self.device)

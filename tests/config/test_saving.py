@@ -32,10 +32,10 @@ times = st.one_of(st.floats(1e-6, 1e9), st.integers(1, 10**6), st.builds("{} {}"
 flags = st.booleans()
 configs = st.builds(
     Config,
-    run_dir=texts,
+    run_dir=texts.filter(bool),
     duration=lengths,
     batch_size=counts,
-    seed=st.integers(0, 2**64),
+    seed=st.integers(0, 2**64 - 1),
     drop_last=flags,
     clip=st.none() | st.floats(min_value=0, exclude_min=True),
     time_limit=st.none() | times,

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from treadle.checkpoint.save import FORMAT, sha256
+from treadle.checkpoint.tracked import plain_key
 from treadle.checkpoint.tree import decode
 from treadle.core.errors import CheckpointError, did_you_mean
 
@@ -88,8 +89,8 @@ def load_weights(path: str | Path | None, model: nn.Module, *, name: str = "mode
     """
     if path is None:
         raise CheckpointError("there is no checkpoint to load: result.best is None where config.checkpoint.best names no value; take result.last")
-    state = {_bare(key): value for key, value in _model_state(Path(path), name).items()}
-    own = {_bare(key): (key, value) for key, value in model.state_dict().items()}
+    state = {plain_key(key): value for key, value in _model_state(Path(path), name).items()}
+    own = {plain_key(key): (key, value) for key, value in model.state_dict().items()}
     if not state.keys() & own.keys():
         state = {key.removeprefix("module."): value for key, value in state.items()}
         own = {key.removeprefix("module."): value for key, value in own.items()}
@@ -117,11 +118,6 @@ def _model_state(path: Path, name: str) -> dict[str, torch.Tensor]:
     if name not in states:
         raise CheckpointError(f"{path} has no state named {name!r}{did_you_mean(name, states)}")
     return dict(states[name])
-
-
-def _bare(key: str) -> str:
-    """A key without the mark that torch.compile leaves in it."""
-    return key.replace("_orig_mod.", "")
 
 
 def _differences(given: dict[str, torch.Tensor], own: dict[str, torch.Tensor], strict: bool) -> list[str]:

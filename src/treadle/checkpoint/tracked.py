@@ -5,10 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from torch import nn
+
 from treadle.core.errors import RunChanged, UsageError
 
 RUN = "run"
 """The run's own state goes under this name."""
+SCALER = "scaler"
+
+
+def plain_key(key: str) -> str:
+    """A key without the mark that torch.compile leaves in it."""
+    return key.replace("_orig_mod.", "")
+
+
+def _as_keyed(item: Any, state: Any) -> Any:
+    """A module's state under the keys that it has now."""
+    if not isinstance(item, nn.Module):
+        return state
+    own = {plain_key(key): key for key in item.state_dict()}
+    return {own.get(key, key): value for key, value in state.items()}
 
 
 class Tracked:
@@ -48,9 +64,16 @@ class Tracked:
         """The objects, in the order in which they were added."""
         return list(self._objects.values())
 
+    def models(self) -> dict[str, nn.Module]:
+        """Those that are modules, by name."""
+        return {name: item for name, item in self._objects.items() if isinstance(item, nn.Module)}
+
     def states(self) -> dict[str, Any]:
-        """The state of every object, by name."""
-        return {name: item.state_dict() for name, item in self._objects.items()}
+        """The state of every object, by name; keys as the plain module has them, also where a part of it is compiled."""
+        states = {name: item.state_dict() for name, item in self._objects.items()}
+        for name in self.models():
+            states[name] = {plain_key(key): value for key, value in states[name].items()}
+        return states
 
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
         """Put back what `states` gave.
@@ -62,7 +85,8 @@ class Tracked:
         Raises:
             RunChanged: other objects are tracked than were.
         """
-        if set(states) != set(self._objects) and not accept_changes:
+        # The loss scaler belongs to the machine: it comes and goes with fp16.
+        if set(states) - {SCALER} != set(self._objects) - {SCALER} and not accept_changes:
             raise RunChanged(
                 f"the checkpoint holds the state of {', '.join(sorted(states))}; this run tracks {', '.join(sorted(self._objects))}. "
                 "Make them the same, or say accept_changes to go on with those that are in both"
@@ -70,6 +94,6 @@ class Tracked:
         for name, item in self._objects.items():
             if name in states:
                 try:
-                    item.load_state_dict(states[name])
+                    item.load_state_dict(_as_keyed(item, states[name]))
                 except RuntimeError as error:
                     raise RunChanged(f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}") from None

@@ -41,7 +41,9 @@ def run(options: argparse.Namespace) -> int:
     data = experiment[options.data]() if options.data else trainer.valid
     if data is None:
         raise UsageError("this experiment has no validation data; name a function of its file that gives a dataset: --data FUNCTION")
-    scores = {name: value for name, value in trainer.evaluate(data).items() if isinstance(value, (int, float))}
+    scores = {
+        name: value for name, value in trainer.evaluate(data, values=trainer.keywords(record["values"])).items() if isinstance(value, (int, float))
+    }
     if options.json:
         print(json.dumps({"run": str(folder), "weights": str(weights), "data": options.data or "valid", **scores}))
     else:

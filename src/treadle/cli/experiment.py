@@ -60,8 +60,8 @@ def load_experiment(target: str) -> Experiment:
     Raises:
         UsageError: there is no such file or function, or its parameter is not annotated with its config's type.
     """
-    file, _, name = target.partition(":")
-    name = name or "experiment"
+    file, _, name = (target, "", "") if Path(target).is_file() else target.rpartition(":")
+    file, name = (file, name or "experiment") if file else (target, "experiment")
     path = Path(file).resolve()
     if not path.is_file():
         raise UsageError(f"there is no file {file!r}")

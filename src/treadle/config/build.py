@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from enum import Enum
 from functools import cache
+from os import PathLike, fspath
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -28,6 +29,12 @@ class Leaf:
     value: Any
     origin: str = ""
     text: str | None = None
+
+
+class TypedSection(dict[str, Any]):
+    """A section that was typed on a command line, and may have been meant as a text: ``note=a: b``."""
+
+    text = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,11 @@ def convert(hint: Any, given: Any, path: str, default: Any = MISSING, everywhere
         origin = given.origin if isinstance(given, Leaf) else ""
         return kind(convert(item, _located(value, origin), f"{path}.{place}") for place, value in enumerate(plain(given)))
     value = plain(given)
+    text = get_args(hint)[0] is str if get_origin(hint) is Annotated else hint is str
+    if text and isinstance(value, PathLike):
+        value = fspath(value)
+    if text and isinstance(given, (Leaf, TypedSection)) and given.text is not None:
+        value = given.text.strip()  # as it was typed, not as YAML reads it
     try:
         return _converted(hint, value, path)
     except ConfigError as error:

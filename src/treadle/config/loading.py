@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from treadle.config.build import Leaf, Tree, build, merged, to_dict
+from treadle.config.build import Leaf, Tree, TypedSection, build, merged, to_dict
 from treadle.config.yaml_file import read_value, read_yaml, write_yaml
 from treadle.core.errors import ConfigError
 
@@ -59,7 +59,11 @@ def _override(text: str) -> Tree:
     if not equals or not path.strip():
         raise ConfigError(f"{text!r} is not an override; write key=value, such as batch_size=64 or machine.device=cpu")
     *sections, key = path.strip().split(".")
-    tree: Tree = {key: _from_line(read_value(value), value)}
+    found = _from_line(read_value(value), value)
+    if isinstance(found, dict):
+        found = TypedSection(found)
+        found.text = value
+    tree: Tree = {key: found}
     for section in reversed(sections):
         tree = {section: tree}
     return tree

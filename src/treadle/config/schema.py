@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Lt, MinLen
 
 from treadle.config.build import Parsed, check_fields
 from treadle.core.errors import ConfigError
@@ -110,13 +110,13 @@ class Config(Checked):
         'fp32'
     """
 
-    run_dir: str
+    run_dir: Annotated[str, MinLen(1)]
     """Folder of the run; the same folder continues the run."""
     duration: Length
     """Length of the whole run: "10 epochs", "5000 steps" or "1e6 samples"."""
     batch_size: PositiveInt = 32
     """Samples in one optimizer step, over all micro-batches."""
-    seed: Annotated[int, Ge(0)] = 0
+    seed: Annotated[int, Ge(0), Lt(2**64)] = 0
     """The one seed: weights, order, augmentation, dropout."""
     drop_last: bool = False
     """Leave out the last batch of an epoch where it is smaller."""

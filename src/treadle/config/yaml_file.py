@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,10 @@ def write_yaml(tree: Tree, path: Path) -> None:
 
     Dumper.add_implicit_resolver(*_FLOAT)
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    with open(beside, "w", encoding="utf-8") as file:
+        yaml.dump(tree, file, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
 
 

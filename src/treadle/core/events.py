@@ -104,6 +104,11 @@ class Events:
         for event, handlers in other._handlers.items():
             self._handlers[event] += [replace(registered) for registered in handlers]
 
+    def any_but(self, package: str) -> bool:
+        """Whether there is a handler that is no method of an object of this package."""
+        owners = [getattr(registered.handler, "__self__", None) for found in self._handlers.values() for registered in found]
+        return any(not type(owner).__module__.startswith(package) for owner in owners)
+
     def cadences(self) -> list[tuple[str, Duration]]:
         """The cadence of every handler that has one, with the handler's name."""
         handlers = [registered for found in self._handlers.values() for registered in found]

@@ -70,14 +70,24 @@ def _flat_tensors(value: Any) -> bool:
 
 
 def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int]]:
-    """Cut a batch that came as one into micro-batches: every tensor, and every list of texts, as long as the number of samples."""
+    """Cut a batch that came as one into micro-batches: every tensor, and every list in it, that is as long as the number of samples.
+
+    Raises:
+        DataError: a list could be one item a sample, or as many tensors of all samples.
+    """
     if size is None or size >= count:
         return [batch], [count]
 
     def one_a_sample(value: Any) -> bool:
         if isinstance(value, (torch.Tensor, np.ndarray)):
             return bool(value.ndim) and len(value) == count
-        return isinstance(value, (list, tuple)) and len(value) == count and all(isinstance(item, str) for item in value)
+        if value is batch or type(value) not in (list, tuple) or len(value) != count:
+            return False
+        if all(isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim and len(leaf) == count for leaf in leaves(value)):
+            raise DataError(
+                f"cannot tell whether {describe(value)} is one item a sample, or {count} tensors of all samples; use a dict, or cut it yourself"
+            )
+        return True
 
     def cut(start: int) -> Any:
         return map_leaves(lambda leaf: leaf[start : start + size] if one_a_sample(leaf) else leaf, batch, one_a_sample)

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from treadle.core.errors import DataError
 from treadle.core.mix import mix
@@ -160,9 +161,15 @@ def _items(source: Source, seed: int, epoch: int, into: int) -> Iterator[Any]:
                 seed_here(mix(seed, epoch, position, BATCH))
             yield data[position]
         return
+    # One batch is held back while the next is read; what makes it may use its memory again.
+    reuses = not isinstance(data, DataLoader)
     for position, item in enumerate(_seeded(data, seed, epoch, BATCH)):
         if position >= into:
-            yield item
+            yield map_leaves(_copied, item) if reuses else item
+
+
+def _copied(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def at_hand(data: Any) -> bool:

@@ -222,7 +222,10 @@ def _batched(iterable: Any) -> Source:
             raise DataError("treadle.Batches was given an empty iterable")
     elif not hasattr(iterable, "__iter__") and not callable(iterable):
         raise DataError(f"treadle.Batches takes an iterable of batches, or a function that returns one; got {type(iterable).__name__}")
-    return Source("batched", iterable, NAMED["sequential"], length=length)
+    source = Source("batched", iterable, NAMED["sequential"], length=length)
+    if isinstance(iterable, DataLoader) and iterable.persistent_workers:
+        source.notes.append("warning: persistent workers keep their random state from epoch to epoch, so a resume of this DataLoader is not exact")
+    return source
 
 
 def _torch_loader(loader: DataLoader[Any]) -> Source:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from treadle.core.errors import RunFolderError
 from treadle.log.writer import Row
 
 
@@ -69,11 +70,18 @@ def read_journal(path: str | Path) -> Iterator[Row]:
 
     Args:
         path: a run folder, or its `metrics.jsonl`.
+
+    Raises:
+        RunFolderError: another line is damaged.
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     if not file.exists():
         return
     with open(file, "rb") as lines:
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             if line.endswith(b"\n"):
-                yield json.loads(line)
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    raise RunFolderError(f"line {number} of {file} is damaged") from None
+                yield row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from treadle.config.schema import LogConfig
-from treadle.core.errors import UsageError
+from treadle.core.errors import RunFolderError, UsageError
+from treadle.core.structure import describe
 from treadle.core.when import Progress
 from treadle.log.console import Console
 from treadle.log.journal import Journal, read_journal
@@ -39,10 +43,23 @@ class Log:
         """Cut the journal back to a length in bytes, and make every view anew from it."""
         path = self._folder / "metrics.jsonl"
         self._journal = Journal(path, length)
-        for row in read_journal(path):
+        rows = self._readable(path)
+        if self._journal.length < length:
+            self.say(f"warning: metrics.jsonl has {self._journal.length} bytes, the checkpoint was taken at {length}: rows are missing")
+        for row in rows:
             self._remember(row)
         for writer in list(self._writers):
-            self._guarded(writer, "open", self._folder, read_journal(path))
+            self._guarded(writer, "open", self._folder, iter(rows))
+
+    def _readable(self, path: Path) -> list[Row]:
+        """The rows that can be read; a damaged journal is no reason not to go on."""
+        rows: list[Row] = []
+        try:
+            for row in read_journal(path):
+                rows.append(row)
+        except RunFolderError as error:
+            self.say(f"warning: {error}; the views show the rows before it")
+        return rows
 
     def add(self, progress: Progress, values: Mapping[str, Any]) -> None:
         """Add values to the row of a step, as it is when it is done. Nothing is fetched.
@@ -57,9 +74,7 @@ class Log:
         for name, value in values.items():
             if not isinstance(name, str) or name in COUNTERS:
                 raise UsageError(f"a value cannot be logged as {name!r}: every row has {', '.join(COUNTERS)} by itself")
-            if not (value is None or isinstance(value, (int, float, str, bool, list, dict)) or hasattr(value, "tolist")):
-                raise UsageError(f"{name!r} cannot be logged: it is a {type(value).__name__}")
-            row[name] = value.detach().clone() if hasattr(value, "detach") else value
+            row[name] = _kept(name, value)
 
     def flush(self) -> None:
         """Fetch all waiting values in one copy, and write their rows."""
@@ -154,6 +169,24 @@ class Log:
             if not any(hasattr(other, "say") for other in self._writers):
                 with suppress(OSError):
                     print(text, file=sys.stderr)
+
+
+def _kept(name: str, value: Any) -> Any:
+    """A copy of a value, which may change before it is written.
+
+    Raises:
+        UsageError: it can never be written as JSON.
+    """
+    if isinstance(value, torch.Tensor) and not value.is_complex():
+        return value.detach().clone()
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    try:
+        return json.loads(json.dumps(value.tolist() if hasattr(value, "tolist") else value))
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"{name!r} cannot be logged: a row holds numbers, texts, tensors, arrays, and lists of them, not {describe(value)}"
+        ) from None
 
 
 def default_writers(config: LogConfig) -> list[Writer]:

@@ -102,7 +102,13 @@ class Group:
         for name, metric in self._metrics.items():
             if hasattr(metric, "load_state_dict"):
                 metric.load_state_dict(state[name]["state"])
-            vars(metric).update(state[name]["attributes"])
+            for key, value in state[name]["attributes"].items():
+                own = getattr(metric, key, None)
+                if isinstance(own, dict) and type(own) is not dict:  # a Counter, a defaultdict
+                    own.clear()
+                    own.update(value)
+                else:
+                    setattr(metric, key, value)
 
 
 def _state(metric: Any) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class EarlyStop:
         value = run.latest(self.monitor, step=run.progress.steps)
         if value is None:  # this evaluation measured something else
             return
+        if not isinstance(value, (int, float)):
+            raise ConfigError(f"EarlyStop: {self.monitor!r} is no single number, so it cannot improve: {value!r}")
         if math.isfinite(value) and (self._best is None or self._sign * (self._best - value) > self._min_delta):
             self._best, self._waited = float(value), 0
             return

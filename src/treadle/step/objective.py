@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -243,9 +244,20 @@ def check_classes(loss: Any, output: torch.Tensor, target: torch.Tensor) -> None
 
 def _mean_count(loss: Any, target: Any) -> Count | None:
     """What a known loss averages over, where that is not simply the samples."""
-    if not isinstance(loss, _CLASSIFYING) or not isinstance(target, torch.Tensor) or target.is_floating_point():
+    if not isinstance(target, torch.Tensor) or target.is_floating_point() or (how := _averaging(loss)) is None:
         return None
-    counted = target != loss.ignore_index
-    if loss.weight is None:
+    ignored, weight = how
+    counted = target != ignored
+    if weight is None:
         return counted.sum()
-    return (loss.weight[target.clamp(min=0, max=len(loss.weight) - 1)] * counted).sum()
+    return (weight[target.clamp(min=0, max=len(weight) - 1)] * counted).sum()
+
+
+def _averaging(loss: Any) -> tuple[int, torch.Tensor | None] | None:
+    """The label that a known loss leaves out, and its class weights; of a module, a function of torch's, or a partial of one."""
+    if isinstance(loss, _CLASSIFYING):
+        return loss.ignore_index, loss.weight
+    given = loss.keywords if isinstance(loss, partial) else {}
+    if (loss.func if isinstance(loss, partial) else loss) in (nn.functional.cross_entropy, nn.functional.nll_loss):
+        return given.get("ignore_index", -100), given.get("weight")
+    return None

@@ -55,7 +55,7 @@ class Step:
         # A window goes from the first backward after an update to the last update after a backward.
         self._seen: dict[int, Count] = {}  # count of each part in this window
         self._updated = False  # whether the window's gradient has moved an optimizer
-        self._scaled: list[Optimizer] = []  # those that moved since the loss scaler last looked, in fp16
+        self._scaled = False  # whether an optimizer moved since the loss scaler last looked, in fp16
         self._logged: set[int] = set()  # parts whose count the mean loss has taken in
         self._explicit = False  # whether an objective named its own counts
         self._grads: list[torch.Tensor] = []
@@ -68,7 +68,10 @@ class Step:
 
     def adopt(self, optimizers: Sequence[Optimizer]) -> None:
         """Know the optimizers of a run: where there are several, a backward pass for one leaves gradients with the others."""
-        self._optimizers += [optimizer for optimizer in optimizers if optimizer not in self._optimizers]
+        for optimizer in optimizers:
+            if optimizer not in self._optimizers:
+                self._optimizers.append(optimizer)
+                optimizer.zero_grad(set_to_none=True)  # of what was before the run
 
     def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
         """Take the next batch. Called by the run."""
@@ -180,6 +183,7 @@ class Step:
 
     def _open_window(self) -> None:
         """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
+        self._rescale()
         self._seen.clear()
         self._explicit = self._updated = False
         if len(self._optimizers) > 1:
@@ -187,7 +191,7 @@ class Step:
                 optimizer.zero_grad(set_to_none=True)
 
     def _check_nothing_counted(self) -> None:
-        if self._seen and not self._updated and all(not isinstance(count, torch.Tensor) and count == 0 for count in self._seen.values()):
+        if self._seen and all(not isinstance(count, torch.Tensor) and count == 0 for count in self._seen.values()):
             self._updated = True
             return
         raise UsageError(
@@ -195,18 +199,15 @@ class Step:
         )
 
     def _unscale(self, optimizer: Optimizer) -> None:
-        """In fp16: gradients as they are without the loss scale, which stays the same until every optimizer has moved."""
-        if self.scaler is None:
-            return
-        if optimizer in self._scaled:
-            self._rescale()
-        self._scaled.append(optimizer)
-        self.scaler.unscale_(optimizer)
+        """In fp16: gradients as they are without the loss scale, which stays the same through a window."""
+        if self.scaler is not None:
+            self.scaler.unscale_(optimizer)
+            self._scaled = True
 
     def _rescale(self) -> None:
         if self._scaled:
-            self._scaled.clear()
             self.scaler.update()
+            self._scaled = False
 
     def _measured(self, optimizer: Optimizer, params: list[torch.nn.Parameter], clip: float | None) -> torch.Tensor | None:
         """The norm where it is needed now: to clip, or because the optimizer is going to write into the gradients."""

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, TextIO
 from weakref import WeakSet
 
-from treadle.config.build import to_dict
+from treadle.config.build import plain, to_dict
 from treadle.config.loading import flatten, load_config, save_config
 from treadle.config.schema import PLACES, config_path
+from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.system.files import write_json
 
@@ -39,9 +40,11 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path, origin: str = "") -> None:
-        self.path, self._origin = Path(path), origin
+        self._name, self.path, self._origin = str(path), Path(path).absolute(), origin
         self.fresh = True
         """Whether nothing in it has to be kept: it is new, or its run failed before its first step was done."""
+        self.notes: list[str] = []
+        """What is odd in it."""
         self._lock: TextIO | None = None
 
     def open(self, config: Any, accept_changes: bool) -> None:
@@ -82,7 +85,7 @@ class RunFolder:
             self._lock = None
 
     def _unwritable(self, error: OSError) -> RunFolderError:
-        return RunFolderError(f"cannot write to the run folder {str(self.path)!r}: {error.strerror}; give another run_dir")
+        return RunFolderError(f"cannot write to the run folder {self._name!r}: {error.strerror}; give another run_dir")
 
     def record(self) -> dict[str, Any]:
         """What `run.json` says; empty for a new run."""
@@ -103,7 +106,7 @@ class RunFolder:
             file.seek(0)
             holder = file.read().strip() or "another process"
             file.close()
-            raise RunLocked(f"the run folder {str(self.path)!r} is in use by {holder}; wait for it, or give another run_dir") from None
+            raise RunLocked(f"the run folder {self._name!r} is in use by {holder}; wait for it, or give another run_dir") from None
         try:
             file.truncate(0)
             os.write(file.fileno(), f"process {os.getpid()}".encode())
@@ -115,28 +118,39 @@ class RunFolder:
 
     def _compare(self, config: Any, accept_changes: bool) -> None:
         record = self.record()
-        self.fresh = not record or (record.get("status") == "failed" and not record.get("steps"))
+        begun = any(path.name.strip("step-0") for path in (self.path / "checkpoints").glob("step-*"))
+        self.fresh = not begun and (not record or (record.get("status") == "failed" and not record.get("steps")))
+        if record.get("status") == "unknown":
+            self.notes.append("warning: run.json cannot be read; the run goes on from its checkpoints")
         if self.fresh:
             return
         changes = self._changes(config)
         if record.get("status") in DONE and not accept_changes:
             raise RunFinished(
-                f"the run in {str(self.path)!r} is over: {record['status']} at step {record['steps']}"
+                f"the run in {self._name!r} is over: {record['status']} at step {record['steps']}"
                 + (f" ({record['reason']})" if record.get("reason") else "")
                 + f"; give another run_dir for a new run, or a longer duration and {_ACCEPT} to go on{_listed(changes)}"
             )
         if changes and not accept_changes:
             raise RunChanged(
-                f"{str(self.path)!r} holds a run with another config{_listed(changes)}\n"
+                f"{self._name!r} holds a run with another config{_listed(changes)}\n"
                 f"give another run_dir for a new run, or {_ACCEPT} to go on with the new values"
             )
 
-    def _changes(self, config: Any) -> list[str]:
+    def _config_before(self, config: Any) -> dict[str, Any]:
+        path = self.path / "config.yaml"
         try:
-            before = dict(flatten(to_dict(load_config(type(config), self.path / "config.yaml"))))
+            return dict(flatten(to_dict(load_config(type(config), path))))
         except ConfigError:
             # Fields came or went since: compare the file as it was written.
-            before = dict(flatten(_raw(self.path / "config.yaml")))
+            return dict(flatten(plain(read_yaml(path))))
+
+    def _changes(self, config: Any) -> list[str]:
+        try:
+            before = self._config_before(config)
+        except ConfigError as error:
+            self.notes.append(f"warning: the config of the run so far cannot be read, so it was not compared: {error}")
+            return []
         after = dict(flatten(to_dict(config)))
         prefix = f"{held}." if (held := config_path(config)) else ""
         places = tuple(f"{prefix}{name}" for name in PLACES)
@@ -155,17 +169,13 @@ _ACCEPT = "accept_changes=True (on the command line --accept-changes)"
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """What the `run.json` of a run folder says; empty where there is none."""
+    """What the `run.json` of a run folder says; empty where there is none, ``{"status": "unknown"}`` where it is damaged."""
     try:
         return dict(json.loads((path / "run.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
-
-
-def _raw(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, TypeError):
+        return {"status": "unknown"}
 
 
 def _listed(changes: list[str]) -> str:

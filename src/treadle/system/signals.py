@@ -36,7 +36,9 @@ class StopRequest:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._asked) for number in SIGNALS}
+        # One that is ignored, as with nohup, was meant to be.
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._asked) for number in heard}
         try:
             yield self
         finally:

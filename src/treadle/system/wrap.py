@@ -44,6 +44,16 @@ def compiled(model: Any) -> Any:
     return {name: torch.compile(one) for name, one in model.items()} if isinstance(model, Mapping) else torch.compile(model)
 
 
+def set_train_mode(module: nn.Module) -> None:
+    """Train mode, but for parts that are frozen as a whole and were put in evaluation mode: their statistics stay."""
+    parameters = list(module.parameters())
+    if not module.training and parameters and not any(parameter.requires_grad for parameter in parameters):
+        return
+    module.training = True
+    for child in module.children():
+        set_train_mode(child)
+
+
 def unwrapped(item: Any) -> Any:
     """What is inside torch.compile's wrapper, so that its prefix never reaches a file."""
     return getattr(item, "_orig_mod", item)
