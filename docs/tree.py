@@ -16,7 +16,7 @@ OTHERS = {
     "tests/guarantees": "the promises, proved: killed, repeated, resumed, compared bit by bit",
     "tests": "the behaviour of each room, bad input, layers, the public names, this README",
     "benchmarks": "what it costs, measured",
-    "docs": "guarantees.md (promise, test, command) and decisions/ (one question a page)",
+    "docs": "guarantees.md (promise, test, command), config.md (every key), decisions/ (one question a page)",
     "Makefile": "demo, test, lint, check",
     "constraints.txt": "the exact versions that make installs",
 }

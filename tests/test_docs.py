@@ -37,6 +37,11 @@ def test_the_tree_in_the_readme_is_the_tree() -> None:
     assert f"```\n{tree}\n```" in (ROOT / "README.md").read_text(encoding="utf-8"), "run: python docs/tree.py"
 
 
+def test_the_page_of_config_keys_is_the_schema() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "config_page.py"))["page"]()
+    assert (ROOT / "docs" / "config.md").read_text(encoding="utf-8") == page + "\n", "run: python docs/config_page.py"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_files_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
