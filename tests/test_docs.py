@@ -2,10 +2,13 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+
+from treadle.cli.main import main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,6 +33,16 @@ def test_the_three_levels_of_the_readme_run_to_their_ends() -> None:
     assert names["run"].result.status == "finished"  # type: ignore[attr-defined]
     assert {path.name for path in Path("results").iterdir()} == {"one", "two", "three"}
     assert "train/grad_norm" in Path("results/two/metrics.jsonl").read_text()
+
+
+def test_the_commands_of_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("recipes").symlink_to(ROOT / "recipes")
+    commands = re.findall(r"^\.venv/bin/treadle (.*)$", "\n".join(blocks(ROOT / "README.md", "bash")), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+    accuracy = re.search(r"^accuracy\t(.*)$", capsys.readouterr().out, re.MULTILINE)
+    assert accuracy is not None and float(accuracy[1]) > 0.95
 
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:
