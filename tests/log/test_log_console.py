@@ -100,7 +100,7 @@ def test_a_terminal_shows_the_table_and_a_bar_that_ends_full(tmp_path, terminal,
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("duration", "place"), [("5 steps", "step 5/5"), ("40 samples", "sample 40/40"), ("1.5 epochs", "epoch 2/1.5")])
+@pytest.mark.parametrize(("duration", "place"), [("5 steps", "step 5/5"), ("40 samples", "sample 40/40"), ("1.5 epochs", "epoch 1.50/1.5")])
 def test_the_bar_counts_in_the_unit_of_the_duration(tmp_path, terminal, duration, place):
     run(tmp_path, "rich", duration=duration)
     assert place in terminal.getvalue()

@@ -28,6 +28,7 @@ class Console:
         self._bar: Any = None
         self._task: Any = None
         self._columns: list[str] = []
+        self._known: set[str] = set()  # the columns, with those that did not fit
         self._spoke = time.monotonic()
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
@@ -42,11 +43,12 @@ class Console:
         if self._style == "quiet" or not any(name.startswith("valid/") or name == "train/epoch_loss" for name in row):
             return
         values = {name: value for name, value in row.items() if _shown(name, row)}
-        columns = self._fitting(_ordered(values))
-        if columns != self._columns:
-            self._columns = columns
+        columns = self._columns
+        if not set(values) <= self._known:
+            self._known = set(values)
+            columns = self._columns = self._fitting(_ordered(values))
             self._print(_line(["epoch", "step", *(_head(name) for name in columns)], columns), "bold")
-        cells = [f"{row['epoch']:g}", str(row["step"]), *(_number(name, values[name]) for name in columns)]
+        cells = [f"{row['epoch']:.4g}", str(row["step"]), *(_number(name, values[name]) if name in values else "" for name in columns)]
         self._print(_line(cells, columns))
 
     def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None) -> None:
@@ -116,7 +118,9 @@ def _bar() -> Any:
 def _place(progress: Progress) -> str:
     length = progress.duration
     if length.unit == "epochs":
-        return f"epoch {min(progress.epochs + 1, int(-(-length.value // 1)))}/{float(length.value):g}"
+        whole = length.value.denominator == 1
+        now = float(min(progress.epochs + 1, int(length.value))) if whole else min(progress.epoch, float(length.value))
+        return f"epoch {now:g}/{int(length.value)}" if whole else f"epoch {now:.2f}/{float(length.value):g}"
     done = progress.steps if length.unit == "steps" else progress.samples
     return f"{length.unit[:-1]} {done:,}/{int(length.value):,}"
 
