@@ -194,7 +194,7 @@ class Trainer:
         step.update(optimizer, clip=self.config.clip)
 
     def _keywords(self, step: Step) -> dict[str, float]:
-        return {name: step.values[name] for name in self._taken if name in step.values}
+        return {name: step.values[name] for name in self._taken if name in step.values} if self._taken else {}
 
     # --- setting up ---
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
 
@@ -92,6 +92,12 @@ class Duration:
 
     value: Fraction
     unit: str
+    _n: int = field(init=False, repr=False, compare=False)  # numerator and denominator, which are asked for at every step
+    _d: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_n", self.value.numerator)
+        object.__setattr__(self, "_d", self.value.denominator)
 
     @classmethod
     def parse(cls, text: str | Duration) -> Duration:
@@ -110,7 +116,7 @@ class Duration:
 
     def count(self, progress: Progress) -> int:
         """How many whole times this length fits into what is done."""
-        n, d = self.value.numerator, self.value.denominator
+        n, d = self._n, self._d
         if self.unit == "steps":
             return progress.steps // n
         if self.unit == "samples":
@@ -127,7 +133,7 @@ class Duration:
     def due(self, before: Progress, after: Progress) -> bool:
         """Whether a multiple of this length was reached between two moments one step apart."""
         if self.unit == "steps":
-            return after.steps % self.value.numerator == 0 and after.steps > before.steps
+            return after.steps % self._n == 0 and after.steps > before.steps
         return self.count(after) > self.count(before)
 
     def needs_epoch_size(self) -> bool:
