@@ -1,8 +1,6 @@
 """Damage: a checkpoint that is not whole is never believed, and the one before is taken."""
 
-import resource
 import shutil
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 import treadle
+from faults import full_disk
 from treadle.checkpoint.restore import read_checkpoint, verify
 from treadle.checkpoint.save import write_checkpoint
 from treadle.core.errors import CheckpointError
@@ -180,16 +179,6 @@ def test_foreign_files_among_the_checkpoints_are_harmless(tmp_path, whole):
 
 
 # --- a disk that is full ---
-
-
-@contextmanager
-def full_disk():
-    """Gives a function that sets how large a file may grow: a write beyond that ends in the middle and raises, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        yield lambda room=soft: resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("room", [0, 10, 400])

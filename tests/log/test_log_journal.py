@@ -1,8 +1,6 @@
 """The journal: rows are whole, in order, and none is lost because a disk was full for a while."""
 
 import json
-import resource
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 
 import treadle
+from faults import full_disk
 from treadle.log.journal import Journal, read_journal
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -17,16 +16,6 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 def row(step, **values):
     return {"step": step, "epoch": 0.0, "samples": step, "wall": 0.0, **values}
-
-
-@contextmanager
-def full_disk():
-    """Gives a function that sets how large a file may grow: a write beyond that ends in the middle and raises, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        yield lambda room=soft: resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):

@@ -1,10 +1,8 @@
 """The run folder: one run, one writer, never overwritten."""
 
 import json
-import resource
 import subprocess
 import sys
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -13,6 +11,7 @@ import torch
 from torch import nn
 
 import treadle
+from faults import full_disk
 from treadle.core.errors import RunChanged, RunFinished, RunFolderError, RunLocked, TreadleError
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -226,16 +225,6 @@ def test_a_run_dir_below_a_file_is_an_error_that_says_so(tmp_path):
         with pytest.raises(RunFolderError, match=r"cannot write to the run folder .*file.*give another run_dir"):
             trainer(config(folder)).fit()
     assert (tmp_path / "file").read_text() == "mine"
-
-
-@contextmanager
-def full_disk():
-    """Gives a function that sets how large a file may grow: a write beyond that ends in the middle and raises, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    try:
-        yield lambda room=soft: resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("room", [0, 50, 1500])

@@ -81,7 +81,7 @@ class Log:
         rows, self._rows = list(self._rows.values()), {}
         names = [(row, name) for row in rows for name in row if name not in COUNTERS]
         for (row, name), value in zip(names, to_host([row[name] for row, name in names]), strict=True):
-            row[name] = value.tolist() if hasattr(value, "tolist") else value
+            row[name] = value
         for row in sorted(rows, key=lambda row: row["step"]):
             self._remember(row)
             self._write(row)

@@ -118,7 +118,7 @@ class RunFolder:
 
     def _compare(self, config: Any, accept_changes: bool) -> None:
         record = self.record()
-        begun = any(path.name.strip("step-0") for path in (self.path / "checkpoints").glob("step-*"))
+        begun = any((self.path / "checkpoints").glob("step-*[1-9]*"))  # a checkpoint of another step than 0
         self.fresh = not begun and (not record or (record.get("status") == "failed" and not record.get("steps")))
         if record.get("status") == "unknown":
             self.notes.append("warning: run.json cannot be read; the run goes on from its checkpoints")
