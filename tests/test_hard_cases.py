@@ -487,15 +487,17 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 def test_a_child_process_does_not_hold_the_folder() -> None:
     """Forked workers outlive a killed run by seconds; the next one must not have to wait for them."""
-    ready, go = os.pipe()
+    to_child, to_parent = os.pipe(), os.pipe()
     with treadle.Run(config()):
         child = os.fork()
         if child == 0:
-            os.read(ready, 1)
+            os.write(to_parent[1], b"born")
+            os.read(to_child[0], 1)
             os._exit(0)
+        os.read(to_parent[0], 4)
     try:
         with treadle.Run(config()):
             pass
     finally:
-        os.write(go, b"x")
+        os.write(to_child[1], b"x")
         os.waitpid(child, 0)

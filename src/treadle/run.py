@@ -21,7 +21,7 @@ from treadle.log.log import Log, default_writers
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
-from treadle.step.objective import Supervised, as_objective, keywords
+from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.folder import RunFolder
@@ -263,7 +263,7 @@ class Run:
             objective.to(self.device)
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
-        values = {name: self.step.values[name] for name in self.schedules_for(objective) if name in self.step.values}
+        values = accepted(objective, self.step.values)
         return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values)
 
     def evaluation_loader(self, data: Any) -> Loader:

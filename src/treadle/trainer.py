@@ -14,13 +14,14 @@ from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
 from treadle.core.when import Duration
+from treadle.data.batch import copied
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
 from treadle.run import Result, Run
-from treadle.step.objective import Supervised, as_objective, as_outcome, keywords
+from treadle.step.objective import Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
 from treadle.system.device import pick_device
 from treadle.system.precision import Precision
@@ -154,8 +155,7 @@ class Trainer:
 
     def keywords(self, values: Mapping[str, float]) -> dict[str, float]:
         """Those of some schedule values that the objective takes as keywords, such as the ``values`` of a `run.json`."""
-        taken = keywords(self.objective)
-        return {name: value for name, value in values.items() if taken is None or name in taken}
+        return accepted(self.objective, values)
 
     def predict(self, data: Any) -> Any:
         """The model's outputs for a whole dataset, in its order.
@@ -247,8 +247,8 @@ class Trainer:
         values, precision = self._keywords(step), run.precision
         names = {"train/loss", "train/epoch_loss"}
         if not self._own_step:
-            first = map_leaves(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, next(iter(step)))
-            outcome = check_batch(self._model, self.objective, first, self.metrics, precision, values, training=True)
+            first = next(iter(step))
+            outcome = check_batch(self._model, self.objective, copied(first), self.metrics, precision, values, training=True)
             check_all_targets(self.objective, self._loader, outcome)
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:

@@ -43,6 +43,15 @@ def to_device(value: Any, device: torch.device) -> Any:
     return map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, value)
 
 
+def copied(value: Any) -> Any:
+    """A batch in memory of its own: whoever made it, or takes it, may change theirs in place."""
+
+    def copy(leaf: Any) -> Any:
+        return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+    return map_leaves(copy, value)
+
+
 def as_tensors(value: Any) -> Any:
     """A batch with tensors in place of arrays."""
     if _flat_tensors(value):

@@ -10,14 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from treadle.core.errors import DataError
 from treadle.core.mix import mix
 from treadle.core.structure import map_leaves
-from treadle.data.batch import Batch, as_tensors, count_samples, split
+from treadle.data.batch import Batch, as_tensors, copied, count_samples, split
 from treadle.data.order import Indices
 from treadle.data.sources import Collate, Source
 from treadle.system.seed import seed_here
@@ -165,11 +164,7 @@ def _items(source: Source, seed: int, epoch: int, into: int) -> Iterator[Any]:
     reuses = not isinstance(data, DataLoader)
     for position, item in enumerate(_seeded(data, seed, epoch, BATCH)):
         if position >= into:
-            yield map_leaves(_copied, item) if reuses else item
-
-
-def _copied(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, torch.Tensor) else leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+            yield copied(item) if reuses else item
 
 
 def at_hand(data: Any) -> bool:

@@ -185,6 +185,12 @@ def keywords(objective: Objective) -> set[str] | None:
     return {p.name for p in parameters[2:]} | {p.name for p in parameters[:2] if p.kind is p.KEYWORD_ONLY}
 
 
+def accepted(objective: Objective, values: Mapping[str, float]) -> dict[str, float]:
+    """Those of some values that an objective takes as keywords."""
+    taken = keywords(objective) if values else set()
+    return {name: value for name, value in values.items() if taken is None or name in taken}
+
+
 # --- what can be seen to be wrong before any time is spent ---
 
 
