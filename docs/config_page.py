@@ -3,46 +3,48 @@
 A test holds the page to the schema.
 """
 
-import ast
+import dataclasses
 import inspect
 from pathlib import Path
 
 from treadle.config import schema
+from treadle.config.describe import describe
 
 HEAD = """# Every key of the config
 
-Written from `src/treadle/config/schema.py` by `python docs/config_page.py`. In Python: `treadle.Config(run_dir=..., duration=..., machine=
-treadle.MachineConfig(...))`. In YAML: the same names, nested. On a command line: `key=value`, with dots, such as `machine.device=cpu`. An own config
-inherits from `treadle.Config`, or holds one in a field; its own fields come beside these.
+In Python: `treadle.Config(run_dir=..., duration=..., machine=treadle.MachineConfig(...))`. In YAML: the same names, nested. On a command line:
+`key=value`, with dots, such as `machine.device=cpu`; `null` is Python's `None`. An own config inherits from `treadle.Config`, or holds one in a
+field; its own fields come beside these, and `treadle train FILE --help` lists them all. What the words mean: [Config](concepts/1-config.md).
+
+(This page is written from `src/treadle/config/schema.py` by `python docs/config_page.py`.)
 """
 
 
 def page() -> str:
     """The whole page."""
-    classes = {node.name: node for node in ast.parse(inspect.getsource(schema)).body if isinstance(node, ast.ClassDef)}
-    parts = [HEAD, *table("Config", classes, "")]
-    for field in classes["Config"].body:
-        if isinstance(field, ast.AnnAssign) and ast.unparse(field.annotation) in classes:
-            parts += table(ast.unparse(field.annotation), classes, f"{ast.unparse(field.target)}.")
+    sections = {"": schema.Config}
+    sections |= {
+        f"{field.name}.": kind
+        for field in dataclasses.fields(schema.Config)
+        if dataclasses.is_dataclass(kind := getattr(schema, str(field.type), None))
+    }
+    keys = list(describe(schema.Config))
+    parts = [HEAD]
+    for prefix, kind in sections.items():
+        parts += [
+            f"\n## `treadle.{kind.__name__}`\n",
+            (inspect.getdoc(kind) or "").partition("\n")[0],
+            "",
+            "| Key | May be | Default | |",
+            "|---|---|---|---|",
+        ]
+        parts += [row(key.path, key.allowed, key.default, key.text) for key in keys if key.path.rpartition(".")[0] == prefix.rstrip(".")]
     return "\n".join(parts)
 
 
-def table(name: str, classes: dict[str, ast.ClassDef], prefix: str) -> list[str]:
-    """One section."""
-    rows = [
-        f"\n## `treadle.{name}`\n",
-        f"{ast.get_docstring(classes[name]) or ''}".partition("\n")[0],
-        "",
-        "| Key | May be | Default | |",
-        "|---|---|---|---|",
-    ]
-    body = classes[name].body
-    for field, after in zip(body, [*body[1:], None], strict=True):
-        if isinstance(field, ast.AnnAssign) and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            default = "required" if field.value is None else f"`{ast.unparse(field.value)}`"
-            kind = ast.unparse(field.annotation).replace("|", "\\|")
-            rows.append(f"| `{prefix}{ast.unparse(field.target)}` | `{kind}` | {default} | {after.value.value} |")
-    return rows
+def row(path: str, allowed: str, default: str | None, text: str) -> str:
+    """One key."""
+    return f"| `{path}` | {allowed.replace('|', chr(92) + '|')} | {'required' if default is None else f'`{default}`'} | {text} |"
 
 
 if __name__ == "__main__":

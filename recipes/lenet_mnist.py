@@ -25,7 +25,7 @@ from treadle.metrics import Accuracy
 class LeNetConfig(treadle.Config):
     """Everything of `treadle.Config`, and what is this experiment's own."""
 
-    run_dir: str = "results/lenet-mnist"
+    run_dir: str = "results/lenet-mnist/{n}"
     duration: str = "5 epochs"
     batch_size: int = 64
     seed: int = 42

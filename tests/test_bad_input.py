@@ -153,11 +153,9 @@ def test_two_runs_in_one_folder_at_once() -> None:
         refused(errors.RunLocked, r"'run' is in use by process \d+; wait for it, or give another run_dir")
 
 
-def test_a_finished_run_started_again() -> None:
-    parts = {"optimizer": SGD, "config": config()}
-    model = nn.Linear(3, 2)
-    treadle.train(model, nn.CrossEntropyLoss(), (X, LABELS), **parts)
-    refused(errors.RunFinished, r"'run' is over: finished at step 10; give another run_dir")
+def test_a_finished_run_started_again_with_another_config() -> None:
+    treadle.train(nn.Linear(3, 2), nn.CrossEntropyLoss(), (X, LABELS), optimizer=SGD, config=config())
+    refused(errors.RunFinished, r"over: finished at step 10, with another config\n  seed: 0 -> 1\ngive another run_dir", config=config(seed=1))
 
 
 def test_another_config_in_the_same_folder() -> None:

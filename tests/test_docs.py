@@ -3,33 +3,40 @@
 import re
 import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+from pages import ROOT, blocks, run_page
 from treadle.cli.main import main
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 
 
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules, path = set(sys.modules), list(sys.path)
+    torch.manual_seed(0)
+    try:
+        run_page(page)
+    finally:  # the page's own files may have been imported
+        for name in [name for name, module in sys.modules.items() if name not in modules and is_here(module)]:
+            del sys.modules[name]
+        sys.path[:] = path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path) -> None:
-    names: dict[str, object] = {"__name__": "page"}
-    for block in blocks(page, "python"):
-        exec(compile(block, str(page), "exec"), names)
+def is_here(module: object) -> bool:
+    return (getattr(module, "__file__", None) or "").startswith(str(Path.cwd()))
 
 
 def test_the_three_levels_of_the_readme_run_to_their_ends() -> None:
     names: dict[str, object] = {"__name__": "page"}
     torch.manual_seed(0)
-    for block in blocks(ROOT / "README.md", "python"):
-        exec(compile(block, "README.md", "exec"), names)
+    for language, block in blocks(ROOT / "README.md"):
+        if language == "python":
+            exec(compile(block, "README.md", "exec"), names)
     assert names["run"].result.status == "finished"  # type: ignore[attr-defined]
     assert {path.name for path in Path("results").iterdir()} == {"one", "two", "three"}
     assert "train/grad_norm" in Path("results/two/metrics.jsonl").read_text()
@@ -37,7 +44,9 @@ def test_the_three_levels_of_the_readme_run_to_their_ends() -> None:
 
 def test_the_commands_of_the_readme_run(capsys: pytest.CaptureFixture[str]) -> None:
     Path("recipes").symlink_to(ROOT / "recipes")
-    commands = re.findall(r"^\.venv/bin/treadle (.*)$", "\n".join(blocks(ROOT / "README.md", "bash")), re.MULTILINE)
+    commands = re.findall(
+        r"^\.venv/bin/treadle (.*)$", "\n".join(text for language, text in blocks(ROOT / "README.md") if language == "bash"), re.MULTILINE
+    )
     assert len(commands) == 2
     for command in commands:
         assert main(shlex.split(command)) == 0
@@ -57,7 +66,8 @@ def test_the_page_of_config_keys_is_the_schema() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_files_lead_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", prose):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 

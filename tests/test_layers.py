@@ -14,13 +14,13 @@ STOREYS = ("evaluation", "preflight", "loop", "run", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core",)}
-BELOW["cli"] = (*BELOW["training"], "training", "__init__")
-BELOW["__init__"] = (*BELOW["cli"], "policies", "errors", "schedules")
+BELOW |= {"scaffold": ("core",), "cli": (*BELOW["training"], "training", "scaffold")}
+BELOW["__init__"] = (*BELOW["cli"], "cli", "policies", "errors", "schedules")
 STANDARD_ONLY = {"core": (), "config": ("pydantic", "annotated_types", "yaml")}
 
 
 def files() -> list[Path]:
-    return sorted(SOURCE.rglob("*.py"))
+    return sorted(path for path in SOURCE.rglob("*.py") if "project" not in path.relative_to(SOURCE).parts)
 
 
 def room(path: Path) -> str:
@@ -69,7 +69,7 @@ def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 def test_recipes_use_public_names_only() -> None:
     import treadle
 
-    for path in (SOURCE.parents[1] / "recipes").glob("*.py"):
+    for path in [*(SOURCE.parents[1] / "recipes").glob("*.py"), *(SOURCE / "scaffold" / "project").rglob("*.py")]:
         for module in imports(path):
             if module.startswith("treadle."):
                 assert module.split(".")[1] in treadle.__all__, f"{path.name} imports {module}"

@@ -10,8 +10,8 @@ import treadle
 
 NAMES = {
     "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "LogConfig", "MachineConfig", "Outcome",
-    "Result", "Run", "Samples", "Trainer", "Writer", "data", "errors", "load_config", "load_weights", "metrics", "read_journal",
-    "schedules", "seed", "supervised", "train",
+    "Plot", "Result", "Run", "Samples", "Step", "Trainer", "Writer", "data", "errors", "load_config", "load_weights", "main", "metrics",
+    "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
 SIGNATURES = {
@@ -27,6 +27,8 @@ SIGNATURES = {
     "Result": "status steps epochs metrics best last run_dir",
     "Outcome": "loss output target count logs",
     "EarlyStop": "monitor patience mode min_delta",
+    "Plot": "names",
+    "main": "function arguments",
     "Samples": "dataset sampler collate",
     "Batches": "iterable",
     "supervised": "loss input target",

@@ -45,15 +45,15 @@ def test_the_demo_trains_tests_once_and_says_where_everything_is(capsys: pytest.
     out = capsys.readouterr().out
     accuracy = float(next(line for line in out.splitlines() if line.startswith("test/accuracy")).split("\t")[1])
     assert accuracy > 0.5
-    assert "run folder:   results/lenet-mnist" in out and "--logdir results/lenet-mnist" in out
-    assert json.loads(Path("results/lenet-mnist/run.json").read_text())["status"] == "finished"
+    assert "run folder   results/lenet-mnist/001" in out and "treadle show results/lenet-mnist/001" in out
+    assert json.loads(Path("results/lenet-mnist/001/run.json").read_text())["status"] == "finished"
 
 
 def test_a_second_demo_takes_the_next_folder() -> None:
     words = ["demo", "duration=2 steps", "evaluate.every=2 steps", "--quiet"]
     assert main(words) == 0
     assert main(words) == 0
-    assert {path.name for path in Path("results").iterdir()} == {"lenet-mnist", "lenet-mnist-2"}
+    assert {path.name for path in Path("results/lenet-mnist").iterdir()} == {"001", "002"}
 
 
 def test_without_the_images_the_demo_says_so_and_takes_the_small_digits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from treadle import data, errors, metrics, schedules
     from treadle.checkpoint.restore import load_weights
+    from treadle.cli.script import main
     from treadle.config.loading import load_config
     from treadle.config.schema import (
         CheckpointConfig,
@@ -20,10 +21,12 @@ if TYPE_CHECKING:
     )
     from treadle.data.sources import Batches, Samples
     from treadle.log.journal import read_journal
+    from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
     from treadle.run import Result, Run
     from treadle.step.objective import Outcome, supervised
+    from treadle.step.step import Step
     from treadle.system.seed import seed
     from treadle.trainer import Trainer
     from treadle.training import train
@@ -40,13 +43,16 @@ _HOMES = {
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
     "Outcome": "treadle.step.objective",
+    "Plot": "treadle.log.plot",
     "Result": "treadle.run",
     "Run": "treadle.run",
     "Samples": "treadle.data.sources",
+    "Step": "treadle.step.step",
     "Trainer": "treadle.trainer",
     "Writer": "treadle.log.writer",
     "load_config": "treadle.config.loading",
     "load_weights": "treadle.checkpoint.restore",
+    "main": "treadle.cli.script",
     "read_journal": "treadle.log.journal",
     "seed": "treadle.system.seed",
     "supervised": "treadle.step.objective",
@@ -64,15 +70,18 @@ __all__ = [
     "LogConfig",
     "MachineConfig",
     "Outcome",
+    "Plot",
     "Result",
     "Run",
     "Samples",
+    "Step",
     "Trainer",
     "Writer",
     "data",
     "errors",
     "load_config",
     "load_weights",
+    "main",
     "metrics",
     "read_journal",
     "schedules",

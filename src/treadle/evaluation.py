@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from treadle.config.schema import Config
 from treadle.core.errors import ObjectiveError
 from treadle.data.loader import Loader
+from treadle.data.order import NAMED
+from treadle.data.sources import resolve
 from treadle.metrics.group import Group
 from treadle.metrics.means import Means
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome
@@ -54,9 +58,12 @@ def evaluate(
 
 
 def evaluation_loader(data: Any, config: Config, device: torch.device) -> Loader:
-    """A dataset in its own order."""
+    """A dataset in its own order, all of it: also that of a DataLoader that shuffles, or drops the last batch."""
     machine = config.machine
     size = config.evaluate.batch_size or machine.micro_batch or config.batch_size
+    if isinstance(data, DataLoader):
+        data = resolve(data, "sequential")
+        data = replace(data, drop_last=False, order=NAMED["sequential"] if data.order is NAMED["shuffle"] else data.order)
     return Loader(data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident)
 
 

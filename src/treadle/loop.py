@@ -16,7 +16,7 @@ import torch
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.config.schema import run_config
-from treadle.core.errors import CheckpointError, ConfigError, NonFiniteLoss, did_you_mean
+from treadle.core.errors import CheckpointError, ConfigError, NonFiniteLoss, RunFinished, did_you_mean
 from treadle.core.events import Events
 from treadle.core.mix import mix
 from treadle.core.schedules import Schedule
@@ -86,7 +86,8 @@ class Loop:
                 yield self.step
                 if self.inside:
                     self._finish_step()
-            self._end()
+            if not self.over:
+                self._end()
         finally:
             batches.close()
 
@@ -145,17 +146,27 @@ class Loop:
         states = None if self._folder.fresh else self.checkpoints.restore(self._log.say)
         if states is not None:
             self._restore(states, accept_changes)
-        self._folder.save_config(self._given)
         self._pace = Pace(self.progress)
+        if self._folder.done and states is None:
+            raise RunFinished(f"the run in {self._config.run_dir!r} is over, and its checkpoints are gone; give another run_dir for a new run")
+        if self.over:
+            self._log.say(
+                f"{self._config.run_dir} is {self.status} already, at step {self.progress.steps:,}: nothing to train; another run_dir trains anew"
+            )
+            return
+        self._folder.save_config(self._given)
         self._listening.enter_context(self._stop.listening())
         self.begun = True
         if states is None:
+            if not self._folder.fresh:
+                self._log.say(f"warning: the run in {self._config.run_dir!r} has no checkpoint any more; it begins anew")
             seed(mix(self._config.seed, TRAINING))
             self._log.open(0)
             self._write(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
         for note in self._folder.notes:
             self._log.say(note)
         self._log.say(self._heading())
+        self._tick()
         self._record()
         with preserved_rng():  # it fires again when the run goes on
             self._fire("run_started")
@@ -283,7 +294,11 @@ class Loop:
             self.status, self.reason = own["ended"]
         self.step.values = own["values"]
         self._means.load_state_dict(own["means"])
-        self._log.open(own["journal"])
+        # From an older checkpoint, where the last is damaged, a run that was over comes to the same end once more.
+        if self._folder.done and (self.progress.finished or self.status != "running"):
+            self.begun = self.over = True
+            self.status = "finished" if self.status == "running" else self.status
+        self._log.open(None if self.over else own["journal"])
         set_rng_state(own["rng"])
 
     def _record(self) -> None:

@@ -25,6 +25,7 @@ from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.folder import RunFolder
+from treadle.system.numbers import numbered
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.wrap import compiled, prepare, set_train_mode, unwrapped
@@ -92,13 +93,15 @@ class Run:
         accept_changes: bool = False,
         origin: str = "",
     ) -> None:
-        self._given, self.config = config, run_config(config)
+        self._given, notes = numbered(config)
+        self.config = run_config(self._given)
         self.dir = Path(self.config.run_dir)
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
         self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes
         self._folder = RunFolder(self.dir, origin)
+        self._folder.notes += notes
         self._log = Log(self._folder.path, [*default_writers(self.config.log), *writers])
         self._stack = ExitStack()
         self._prepared: list[Any] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ from treadle.preflight import check_all_targets, check_batch, check_names, check
 from treadle.run import Result, Run
 from treadle.step.objective import Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
+from treadle.system.code import maker
 from treadle.system.device import pick_device
 from treadle.system.precision import Precision
-from treadle.system.seed import seed
+from treadle.system.seed import preserved_rng, seed
 
 
 class Trainer:
@@ -74,6 +76,7 @@ class Trainer:
         writers: Sequence[Writer] = (),
         step: Callable[[Step, Any, Any], object] | None = None,
     ) -> None:
+        self._origin = maker(sys._getframe(1), "Trainer")
         self._given, self.config = config, run_config(config)
         self.device = pick_device(self.config.machine.device)
         self._precision = Precision(self.config.machine.precision, self.device)
@@ -112,7 +115,8 @@ class Trainer:
 
         Args:
             accept_changes: go on in a folder whose run was started with another config, or is over.
-            origin: what made this trainer, ``file:function``; kept for the command line.
+            origin: what made this trainer, ``file:function``, kept for the command line; found out for a function
+                ``def experiment(config: MyConfig) -> treadle.Trainer``.
 
         Returns:
             how the run ended.
@@ -121,7 +125,7 @@ class Trainer:
             TreadleError: something can be seen to be wrong, before training time is spent; or the loss is not finite.
                 An exception of the user's own code arrives unchanged.
         """
-        run = Run(self._given, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=origin)
+        run = Run(self._given, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=origin or self._origin)
         with run:
             self._set_up(run)
             model, optimizer = self._model, self.optimizer
@@ -200,9 +204,9 @@ class Trainer:
 
     def _built(self, model: Any) -> Models:
         several = model if isinstance(model, Mapping) else {"model": model}
-        if any(not isinstance(one, nn.Module) for one in several.values()):
+        with preserved_rng():
             seed(self.config.seed)
-        built = {name: one if isinstance(one, nn.Module) else _called(one) for name, one in several.items()}
+            built = {name: one if isinstance(one, nn.Module) else _called(one) for name, one in several.items()}
         return built if isinstance(model, Mapping) else built["model"]
 
     def _set_up(self, run: Run) -> None:
@@ -215,8 +219,6 @@ class Trainer:
         if not self._own_step:
             if isinstance(self.model, Mapping):
                 raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
-            if isinstance(self.optimizer, Mapping):
-                raise ConfigError("one model and several optimizers need an own body of the loop: give step=my_step")
             check_schedules(self._schedules, self.optimizer, self.objective)
         self._taken = run.schedules_for(self.objective)
         self._handle(run)

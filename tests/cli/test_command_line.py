@@ -132,8 +132,11 @@ def test_a_misspelt_command_names_the_nearest(capsys: pytest.CaptureFixture[str]
 
 def test_a_finished_run_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "main_file.py", "--quiet"]) == 0
-    assert main(["train", "main_file.py", "--quiet"]) == 1
-    assert "is over: finished at step 8" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["train", "main_file.py"]) == 0
+    assert "results/a is finished already, at step 8: nothing to train" in capsys.readouterr().out
+    assert main(["train", "main_file.py", "run.seed=1", "--quiet"]) == 1
+    assert "is over: finished at step 8, with another config" in capsys.readouterr().err
     assert main(["train", "main_file.py", "run.duration=3 epochs", "--quiet", "--accept-changes"]) == 0
     assert json.loads(Path("results/a/run.json").read_text())["steps"] == 12
 

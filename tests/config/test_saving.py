@@ -72,6 +72,7 @@ def again(config: Any, folder: Path) -> Any:
 @settings(derandomize=True, database=None, deadline=None)
 @given(configs)
 @example(Config(run_dir="1e3", duration="1 epoch"))
+@example(Config(run_dir="a\x85b\u2028c\nd", duration="1 epoch"))
 @example(Config(run_dir="null", duration="1 epoch", checkpoint=CheckpointConfig(best="-1E5")))
 @example(Config(run_dir="2024-01-15", duration="1 epoch", machine=MachineConfig(device="yes")))
 def test_a_saved_config_is_loaded_as_an_equal_one(tmp_path_factory: pytest.TempPathFactory, config: Config) -> None:

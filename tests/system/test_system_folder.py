@@ -1,6 +1,7 @@
 """The run folder: one run, one writer, never overwritten."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -19,14 +20,14 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 
 def config(folder, duration="4 steps", kind=treadle.Config, **given):
     given.setdefault("machine", treadle.MachineConfig(device="cpu"))
-    log = treadle.LogConfig(console="quiet", tensorboard=False, every="1 step")
-    return kind(run_dir=str(folder), duration=duration, batch_size=4, log=log, checkpoint=treadle.CheckpointConfig(every="1 step"), **given)
+    given.setdefault("log", treadle.LogConfig(console="quiet", tensorboard=False, every="1 step"))
+    return kind(run_dir=str(folder), duration=duration, batch_size=4, checkpoint=treadle.CheckpointConfig(every="1 step"), **given)
 
 
-def trainer(settings, model=None):
+def trainer(settings, model=None, **parts):
     torch.manual_seed(0)
     data = torch.randn(24, 3), torch.randn(24, 1)
-    return treadle.Trainer(model or nn.Linear(3, 1), nn.MSELoss(), data, optimizer=SGD, config=settings)
+    return treadle.Trainer(model or nn.Linear(3, 1), nn.MSELoss(), data, optimizer=SGD, config=settings, **parts)
 
 
 def fail_at(settings, step):
@@ -109,12 +110,50 @@ def test_the_lock_is_let_go_however_a_run_ends(tmp_path, ends):
 # --- an end, a change ---
 
 
-def test_a_finished_run_that_is_started_again_says_so_and_is_left_alone(tmp_path):
-    trainer(config(tmp_path)).fit()
+def test_a_finished_run_that_is_started_again_gives_its_result_says_so_and_is_left_alone(tmp_path, capsys):
+    events = []
+
+    class Watch:
+        def on_run_started(self, run):
+            events.append("started")
+
+        def on_run_finished(self, run):
+            events.append("finished")
+            run.log({"test/loss": 0.5})  # after the last checkpoint
+
+    loud = {"log": treadle.LogConfig(console="plain", tensorboard=False, every="1 step")}
+    first = trainer(config(tmp_path, **loud), handlers=[Watch()])
+    result = first.fit()
     before = snapshot(tmp_path)
-    with pytest.raises(RunFinished, match="is over: finished at step 4; give another run_dir"):
-        trainer(config(tmp_path)).fit()
+    capsys.readouterr()
+    again = trainer(config(tmp_path, **loud), handlers=[Watch()])
+    assert again.fit() == result and first.fit().metrics["test/loss"] == 0.5
+    assert f"{tmp_path} is finished already, at step 4: nothing to train; another run_dir trains anew" in capsys.readouterr().out
+    assert torch.equal(first.model.weight, again.model.weight)
+    assert events == ["started", "finished"]
     assert snapshot(tmp_path) == before
+
+
+def test_a_finished_run_whose_last_checkpoint_is_damaged_is_brought_to_the_same_end(tmp_path):
+    first = trainer(config(tmp_path))
+    result = first.fit()
+    (result.last / "manifest.json").unlink()
+    again = trainer(config(tmp_path))
+    assert (again.fit().status, again.model.weight.tolist()) == ("finished", first.model.weight.tolist())
+
+
+def test_a_finished_run_without_its_checkpoints_is_refused(tmp_path):
+    result = trainer(config(tmp_path)).fit()
+    shutil.rmtree(result.last.parent)
+    with pytest.raises(RunFinished, match="is over, and its checkpoints are gone; give another run_dir"):
+        trainer(config(tmp_path)).fit()
+
+
+def test_an_unfinished_run_without_its_checkpoints_begins_anew_and_says_so(tmp_path, capsys):
+    fail_at(config(tmp_path), 2)
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert trainer(config(tmp_path)).fit().steps == 4
+    assert "has no checkpoint any more; it begins anew" in capsys.readouterr().err
 
 
 def test_a_finished_run_goes_on_with_a_longer_duration_as_if_it_had_been_asked_for_it_at_once(tmp_path):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from treadle.core.errors import RunChanged, UsageError
 
@@ -94,6 +95,17 @@ class Tracked:
         for name, item in self._objects.items():
             if name in states:
                 try:
-                    item.load_state_dict(_as_keyed(item, states[name]))
-                except RuntimeError as error:
+                    _load(item, _as_keyed(item, states[name]))
+                except _MISFITS[isinstance(item, (nn.Module, Optimizer))] as error:
                     raise RunChanged(f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}") from None
+
+
+_MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (RuntimeError,)}
+"""What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
+
+
+def _load(item: Any, state: Any) -> None:
+    known = set(item.param_groups[0]) if isinstance(item, Optimizer) else set()
+    item.load_state_dict(state)
+    if known and (lost := known - set(item.param_groups[0])):  # torch would notice in the middle of the next step
+        raise ValueError(f"the state has no {', '.join(sorted(lost))}; was it another optimizer's?")

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.run!r} is no run folder: it has no run.json")
     if not record["origin"]:
         raise UsageError(
-            f"{options.run!r} does not say which function made it; runs of `treadle train FILE` do. Use trainer.evaluate(data) in its script"
+            f"{options.run!r} does not say which function made it. Runs do whose trainer is built in `def experiment(config: MyConfig) -> "
+            "treadle.Trainer`; of this one, use trainer.evaluate(data) in its script"
         )
     weights = _weights(folder, record, options.weights)
     experiment = load_experiment(record["origin"])

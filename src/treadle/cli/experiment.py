@@ -21,18 +21,55 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A function from a config to a Trainer, and where it stands."""
+class Configured:
+    """A function that takes a config first.
 
-    module: ModuleType
-    function: Callable[[Any], Trainer]
+    Args:
+        function: the function.
+        config_type: what its first parameter is annotated with, a dataclass.
+        defaults: the value that this parameter has by default, None where it has none.
+    """
+
+    function: Callable[[Any], Any]
     config_type: type
     defaults: Any
-    origin: str
+
+    @classmethod
+    def of(cls, function: Callable[[Any], Any], where: str) -> Configured:
+        """Read a function's signature.
+
+        Raises:
+            UsageError: its first parameter is not annotated with a dataclass.
+        """
+        parameters = list(inspect.signature(function).parameters.values())
+        hint = get_type_hints(function).get(parameters[0].name) if parameters else None
+        if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
+            name = getattr(function, "__name__", "function")
+            raise UsageError(f"{where} must take its config first, annotated with its type: `def {name}(config: treadle.Config)`")
+        default = parameters[0].default
+        return cls(function, hint, None if default is parameters[0].empty else default)
 
     def config(self, *sources: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Any:
         """Its config: defaults < files < ``key=value``."""
         return load_config(self.config_type, *sources, overrides=overrides, defaults=self.defaults)
+
+    def keys(self) -> str:
+        """Every key of its config, for a help page."""
+        from treadle.config.describe import describe
+
+        lines = []
+        for key in describe(self.config_type, self.defaults):
+            given = "must be given" if key.default is None else f"default {key.default or repr('')}"
+            lines += [f"  {key.path}={key.allowed.replace(' | ', '|')}   ({given})", f"      {key.text}" if key.text else ""]
+        return "\n".join(["", "values of the config, as key=value:", *filter(None, lines), ""])
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Configured):
+    """A function from a config to a Trainer, and where it stands."""
+
+    module: ModuleType
+    origin: str
 
     def trainer(self, config: Any) -> Trainer:
         """Its trainer, built under the run's seed."""
@@ -49,8 +86,7 @@ class Experiment:
         """Another function of the same file."""
         found = getattr(self.module, name, None)
         if not callable(found):
-            known = [key for key, value in vars(self.module).items() if inspect.isfunction(value)]
-            raise UsageError(f"{self.module.__file__} has no function {name!r}{did_you_mean(name, known)}")
+            raise UsageError(f"{self.module.__file__} has no function {name!r}{did_you_mean(name, _functions(self.module))}")
         return found  # type: ignore[no-any-return]
 
 
@@ -68,30 +104,35 @@ def load_experiment(target: str) -> Experiment:
     module = _import(path)
     function = getattr(module, name, None)
     if not inspect.isfunction(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise UsageError(
-            f"{file} has no function {name!r}{did_you_mean(name, known)}; an experiment is `def experiment(config: MyConfig) -> treadle.Trainer`"
+            f"{file} has no function {name!r}{did_you_mean(name, _functions(module))}; "
+            "an experiment is `def experiment(config: MyConfig) -> treadle.Trainer`"
         )
-    parameters = list(inspect.signature(function).parameters.values())
-    hint = get_type_hints(function).get(parameters[0].name) if parameters else None
-    if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
-        raise UsageError(f"{file}:{name} must take its config first, annotated with its type: `def {name}(config: treadle.Config)`")
-    default = parameters[0].default
-    return Experiment(module, function, hint, None if default is parameters[0].empty else default, f"{path}:{name}")
+    found = Configured.of(function, f"{file}:{name}")
+    return Experiment(function, found.config_type, found.defaults, module, f"{path}:{name}")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--config f.yaml``, ``--accept-changes``, ``--quiet`` and ``key=value ...``."""
+    """``--config f.yaml`` and ``key=value ...``."""
     parser.add_argument("--config", metavar="FILE", action="append", default=[], help="YAML file of values; of several, the last wins")
-    parser.add_argument("--accept-changes", action="store_true", help="go on in a run folder whose run had another config, or is over")
-    parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
     parser.epilog = "key=value ... on the same line wins over everything, such as seed=7 machine.device=cpu"
 
 
-def configured(experiment: Experiment, options: argparse.Namespace) -> Any:
+def add_console_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--quiet`` and ``--json``."""
+    parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
+    parser.add_argument("--json", action="store_true", help="as --quiet, and print the result as one JSON object")
+
+
+def configured(experiment: Configured, options: argparse.Namespace) -> Any:
     """The config that a command line asks for."""
-    quiet = [f"{_prefix(experiment.config_type)}log.console=quiet"] if options.quiet else []
+    silent = options.quiet or options.json
+    quiet = [f"{_prefix(experiment.config_type)}log.console=quiet"] if silent else []
     return experiment.config(*options.config, overrides=[*options.overrides, *quiet])
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if inspect.isfunction(value)]
 
 
 def _prefix(config_type: Any) -> str:

@@ -11,20 +11,43 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
+from typing import NoReturn
 
 from treadle.core.errors import TreadleError, did_you_mean
 
 VERBS = {
     "demo": "train LeNet-5 on MNIST and show what a run is",
-    "train": "train an experiment: FILE[:function] [--config f.yaml] [key=value ...]",
-    "evaluate": "evaluate a finished or interrupted run",
+    "new": "make a project: config, data, model, a notebook, a test; it runs at once",
+    "train": "train an experiment, or go on where it was",
+    "evaluate": "the metrics of a run's weights on a dataset",
+    "show": "a run in the terminal: status, values, checkpoints, curves",
+    "plot": "the curves of one or several runs as a picture",
+    "board": "TensorBoard on a folder of runs",
+    "completion": "print a script that completes treadle's command lines in your shell",
 }
+_GROUPS = {"Begin": ("demo", "new"), "Train": ("train", "evaluate"), "Look": ("show", "plot", "board"), "Shell": ("completion",)}
+_HELP = """\
+usage: treadle COMMAND ...
+
+Train PyTorch models: runs that cannot be lost, results that can be made again.
+
+{commands}
+Try
+  treadle new my_project               then: cd my_project; python src/main.py
+  treadle train src/train.py lr=0.01   any key of the config is key=value
+  treadle COMMAND --help               what a command takes
+  treadle --version
+
+Exit codes: 0 finished, 1 failed or refused, 2 no such command line, and, where the same command goes on:
+75 time limit, 130 Ctrl-C, 143 SIGTERM.
+"""
 TIME_LIMIT = 75
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 """``key=value`` may stand anywhere on the line, also between options."""
@@ -40,22 +63,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         the exit code.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-") and words[0] not in VERBS:
-        print(f"treadle: unknown command {words[0]!r}{did_you_mean(words[0], VERBS)}", file=sys.stderr)
+    verb = words[0] if words else ""
+    if verb and not verb.startswith("-") and verb not in VERBS:
+        print(f"treadle: unknown command {verb!r}{did_you_mean(verb, VERBS)}", file=sys.stderr)
         return 2
-    overrides = [word for word in words if _OVERRIDE.match(word)]
-    options = _parser(words[0] if words else "").parse_args([word for word in words if word not in overrides])
-    if overrides and not hasattr(options, "config"):
-        print(f"treadle {words[0]}: takes no key=value, got {' '.join(overrides)}", file=sys.stderr)
-        return 2
-    options.overrides = overrides
-    if options.verb is None:
-        _parser("").print_help()
-        return 0
+    return guarded(f"treadle {verb}".strip(), lambda: _run(verb, words))
+
+
+def guarded(name: str, call: Callable[[], int]) -> int:
+    """Call a program's whole work; its exit code, with a message in place of a traceback where the fault is no bug.
+
+    Args:
+        name: the program's, for its messages.
+        call: gives the exit code. An exception of the user's own code leaves it unchanged.
+    """
     try:
-        return int(options.call(options))
+        return call()
     except TreadleError as error:
-        print(f"treadle {options.verb}: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
             print(f"  {note}", file=sys.stderr)
         return 1
@@ -63,27 +88,91 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
-        print(f"treadle {options.verb}: stopped at once", file=sys.stderr)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more must not interrupt the end of the process
+        print(f"{name}: stopped at once", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="treadle", description="Train PyTorch models: runs that cannot be lost, results that can be made again.")
+def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; its ``key=value`` words as ``overrides``.
+
+    Raises:
+        SystemExit: with code 2 and a message, where a word belongs to nothing.
+    """
+    overrides = [word for word in words if _OVERRIDE.match(word)]
+    options, unknown = parser.parse_known_args([word for word in words if word not in overrides])
+    verb = getattr(options, "parser", parser)
+    takes_values = hasattr(options, "config")
+    if unknown:
+        verb.error(_unknown(unknown[0], verb, takes_values))
+    if overrides and not takes_values:
+        verb.error(f"takes no key=value, got {' '.join(overrides)}")
+    options.overrides = overrides
+    return options
+
+
+def parsers(verbs: Iterable[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of command lines with these verbs, and that of each verb; only their modules are imported."""
+    parser = _Program(prog="treadle")
     parser.add_argument("--version", action="version", version=_version())
-    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND", title="commands")
-    for name, text in VERBS.items():
-        one = verbs.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if name == verb:  # only the verb that is asked for is imported
-            module = import_module(f"treadle.cli.{name}")
-            module.add_arguments(one)
-            one.set_defaults(call=module.run)
-    return parser
+    choices = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=OneLineParser)
+    for name in verbs:
+        module = import_module(f"treadle.cli.{name}")
+        one = choices.add_parser(name, help=VERBS[name], description=f"{VERBS[name][0].upper()}{VERBS[name][1:]}.", allow_abbrev=False)
+        module.add_arguments(one)
+        one.set_defaults(call=module.run, parser=one)
+    return parser, dict(choices.choices)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and where to read more."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2."""
+        self.exit(2, f"{self.prog}: {message}\n  more: {self.prog} --help\n")
+
+
+class _Program(OneLineParser):
+    """The whole command line has a help page of its own."""
+
+    def format_help(self) -> str:
+        groups = (f"{group}\n" + "".join(f"  {verb:<12}{VERBS[verb]}\n" for verb in verbs) for group, verbs in _GROUPS.items())
+        return _HELP.format(commands="\n".join(groups))
+
+
+def _run(verb: str, words: list[str]) -> int:
+    if verb in VERBS and {"-h", "--help"} & set(words):
+        return _help(verb, words[1:])
+    parser, _ = parsers([verb] if verb in VERBS else [])
+    options = parsed(parser, words)
+    if options.verb is None:
+        parser.print_help()
+        return 0
+    return int(options.call(options))
+
+
+def _help(verb: str, words: list[str]) -> int:
+    """The help page of a verb, and of the file that stands on its line."""
+    parser = parsers([verb])[1][verb]
+    parser.print_help()
+    named = [word for word in words if not word.startswith("-")]
+    if named and (more := parser.get_default("more_help")):
+        print(more(named[0]))
+    return 0
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser, takes_values: bool) -> str:
+    """What to say about a word that belongs to nothing."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word.partition("=")[0], known, n=1, cutoff=0.8)
+    value = f"; a value of the config is given as {word.strip('-').partition('=')[0]}=..." if takes_values else ""
+    return f"unrecognized {word!r}{f'; did you mean {near[0]!r}?' if near else value}"
 
 
 def _version() -> str:
-    from treadle import __version__
+    from importlib.metadata import version
 
-    return f"treadle {__version__}"
+    return f"treadle {version('treadle')}"
 
 
 def exit_code(status: str) -> int:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from typing import TYPE_CHECKING
 
-from treadle.cli.experiment import add_config_arguments, configured, load_experiment
+from treadle.cli.experiment import add_config_arguments, add_console_arguments, configured, load_experiment
 from treadle.cli.main import exit_code
+
+if TYPE_CHECKING:
+    from treadle.run import Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
+    parser.usage = "treadle train FILE[:function] [key=value ...] [options]"
     parser.add_argument("target", metavar="FILE[:function]", help="a Python file; its function is `experiment` unless told")
     add_config_arguments(parser)
+    parser.add_argument("--accept-changes", action="store_true", help="go on in a run folder whose run had another config, or is over")
+    add_console_arguments(parser)
+    parser.epilog = f"{parser.epilog}; `treadle train FILE --help` lists every key of its config"
+    parser.set_defaults(more_help=lambda target: load_experiment(target).keys())
 
 
 def run(options: argparse.Namespace) -> int:
@@ -19,7 +30,17 @@ def run(options: argparse.Namespace) -> int:
     experiment = load_experiment(options.target)
     config = configured(experiment, options)
     result = experiment.trainer(config).fit(accept_changes=options.accept_changes, origin=experiment.origin)
-    if not options.quiet:
+    report(result, options)
+    return exit_code(result.status)
+
+
+def report(result: Result, options: argparse.Namespace) -> None:
+    """The last word about a run."""
+    if options.json:
+        values = {"status": result.status, "steps": result.steps, "epochs": result.epochs, "metrics": result.metrics}
+        places = {name: None if path is None else str(path) for name, path in vars(result).items() if name in ("best", "last", "run_dir")}
+        json.dump(values | places, sys.stdout)
+        print()
+    elif not options.quiet:
         again = "; start the same command again to go on" if exit_code(result.status) else ""
         print(f"{result.status} at epoch {result.epochs}, step {result.steps:,}; run folder: {result.run_dir}{again}")
-    return exit_code(result.status)

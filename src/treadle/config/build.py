@@ -39,9 +39,11 @@ class TypedSection(dict[str, Any]):
 
 @dataclass(frozen=True)
 class Parsed:
-    """Mark a text field that has a grammar of its own: ``Annotated[str, Parsed(Duration.parse)]``."""
+    """Mark a text field that has a grammar of its own: ``Annotated[str, Parsed(Duration.parse, "length")]``."""
 
     parse: Callable[[Any], object]
+    name: str = ""
+    """What help calls such a text."""
 
 
 def check_fields(config: Any) -> None:
@@ -131,10 +133,16 @@ def convert(hint: Any, given: Any, path: str, default: Any = MISSING, everywhere
 
 def _field(cls: type, name: str, given: Any, path: str, default: Any = MISSING, everywhere: Sequence[str] = ()) -> Any:
     """A field's value, as its class wants it, and as every class that it inherits the field from does."""
-    value = convert(hints(cls)[name], given, path, default, everywhere)
-    for base in cls.__mro__[1:]:
-        if dataclasses.is_dataclass(base) and not sections_of(inherited := hints(base).get(name, Any)):
-            convert(inherited, Leaf(value, where(given)), path)
+    inherited = [hints(base).get(name, Any) for base in cls.__mro__[1:] if dataclasses.is_dataclass(base)]
+    inherited = [hint for hint in inherited if not sections_of(hint)]
+    try:
+        value = convert(hints(cls)[name], given, path, default, everywhere)
+    except ConfigError:
+        for hint in inherited:  # its message may say more: the length that a plain text stands for
+            convert(hint, given, path)
+        raise
+    for hint in inherited:
+        convert(hint, Leaf(value, where(given)), path)
     return value
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
@@ -16,10 +16,11 @@ from treadle.config.build import Parsed, check_fields
 from treadle.core.errors import ConfigError
 from treadle.core.when import Duration, parse_seconds
 
-Length = Annotated[str, Parsed(Duration.parse)]
-Time = Annotated[str | float, Parsed(parse_seconds)]
+Length = Annotated[str, Parsed(Duration.parse, "length")]
+Time = Annotated[str | float, Parsed(parse_seconds, "time")]
 PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0)]
+T = TypeVar("T")
 
 
 class Checked:
@@ -94,7 +95,7 @@ class LogConfig(Checked):
     every: Length = "50 steps"
     """Cadence of rows in the journal; values stay on the device until then."""
     console: Literal["auto", "rich", "plain", "quiet"] = "auto"
-    """A progress bar and tables, plain lines, or nothing; "auto" is rich on a terminal and plain elsewhere."""
+    """A progress bar and tables, plain lines, or nothing; "auto" is rich on a terminal and in a notebook, plain elsewhere."""
     tensorboard: Literal["auto"] | bool = "auto"
     """Write TensorBoard event files; "auto" does where the tensorboard package is installed."""
     train_metrics: bool = True
@@ -111,7 +112,7 @@ class Config(Checked):
     """
 
     run_dir: Annotated[str, MinLen(1)]
-    """Folder of the run; the same folder continues the run."""
+    """Folder of the run; the same folder continues the run. In "results/{n}" a number stands for {n}: each new run gets the next."""
     duration: Length
     """Length of the whole run: "10 epochs", "5000 steps" or "1e6 samples"."""
     batch_size: PositiveInt = 32
@@ -148,6 +149,13 @@ def run_config(tree: object) -> Config:
         return tree
     held: Config = getattr(tree, config_path(tree))
     return held
+
+
+def with_run_dir(tree: T, run_dir: str) -> T:
+    """The same config for another run folder."""
+    held: Config = dataclasses.replace(run_config(tree), run_dir=run_dir)
+    path = config_path(tree)
+    return dataclasses.replace(tree, **{path: held}) if path else held  # type: ignore[type-var,return-value]
 
 
 def config_path(tree: object) -> str:

@@ -50,9 +50,13 @@ def write_yaml(tree: Tree, path: Path) -> None:
     import yaml
 
     class Dumper(yaml.SafeDumper):
-        """Quotes the texts that the loader would take for numbers."""
+        """Quotes the texts that the loader would take for numbers, and escapes what it would take for the end of a line."""
+
+    def text(dumper: Any, value: str) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
 
     Dumper.add_implicit_resolver(*_FLOAT)
+    Dumper.add_representer(str, text)
     beside = path.with_name(f".{path.name}.tmp")
     with open(beside, "w", encoding="utf-8") as file:
         yaml.dump(tree, file, Dumper=Dumper, sort_keys=False, allow_unicode=True)

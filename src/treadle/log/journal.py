@@ -16,13 +16,13 @@ class Journal:
 
     Args:
         path: the file; made where it is missing.
-        length: bytes to keep; what was written after the checkpoint was taken back with it.
+        length: bytes to keep, None for all; what was written after the checkpoint was taken back with it.
     """
 
-    def __init__(self, path: Path, length: int) -> None:
+    def __init__(self, path: Path, length: int | None) -> None:
         self.path = path
         self._file = open(path, "ab", buffering=0)
-        self._length = min(length, path.stat().st_size)
+        self._length = path.stat().st_size if length is None else min(length, path.stat().st_size)
         self._file.truncate(self._length)
         self._unwritten = b""
 

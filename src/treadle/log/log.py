@@ -18,6 +18,7 @@ from treadle.core.structure import describe
 from treadle.core.when import Progress
 from treadle.log.console import Console
 from treadle.log.journal import Journal, read_journal
+from treadle.log.notebook import Notebook, in_notebook
 from treadle.log.tensorboard import TensorBoard
 from treadle.log.writer import COUNTERS, Row, Writer
 from treadle.system.transfer import to_host
@@ -39,15 +40,21 @@ class Log:
         self.latest: dict[str, tuple[Any, int]] = {}
         """The newest fetched value of every name, with its step."""
 
-    def open(self, length: int) -> None:
-        """Cut the journal back to a length in bytes, and make every view anew from it."""
+    def open(self, length: int | None) -> None:
+        """Cut the journal back to a length in bytes, and make every view anew from it.
+
+        Args:
+            length: None for a run that is over: the journal is left as it is, and only the views that a person watches are made.
+        """
         path = self._folder / "metrics.jsonl"
         self._journal = Journal(path, length)
         rows = self._readable(path)
-        if self._journal.length < length:
+        if length is not None and self._journal.length < length:
             self.say(f"warning: metrics.jsonl has {self._journal.length} bytes, the checkpoint was taken at {length}: rows are missing")
         for row in rows:
             self._remember(row)
+        if length is None:
+            self._writers = [writer for writer in self._writers if getattr(writer, "live", False)]
         for writer in list(self._writers):
             self._guarded(writer, "open", self._folder, iter(rows))
 
@@ -196,4 +203,5 @@ def default_writers(config: LogConfig) -> list[Writer]:
         ConfigError: TensorBoard is asked for and not installed.
     """
     wants_tensorboard = TensorBoard.installed() if config.tensorboard == "auto" else config.tensorboard
-    return [Console(config.console), *([TensorBoard()] if wants_tensorboard else [])]
+    console = Notebook() if config.console in ("auto", "rich") and in_notebook() else Console(config.console)
+    return [console, *([TensorBoard()] if wants_tensorboard else [])]

@@ -15,8 +15,9 @@ COUNTERS = ("step", "epoch", "samples", "wall")
 class Writer(Protocol):
     """Where rows go. A writer that raises is reported and dropped; the run goes on.
 
-    One that shows a run to a person may also have ``say(text)``, and ``tick(progress, loss, rate, left)``, which is called a
-    few times a second; see `treadle.log.console.Console`.
+    One that shows a run to a person says ``live = True``: it is also opened where a run that is over is started again. It may
+    have ``say(text)``, and ``tick(progress, loss, rate, left)``, which is called a few times a second; see
+    `treadle.log.console.Console`.
 
     Example:
         >>> class Names:

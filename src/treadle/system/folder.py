@@ -21,6 +21,7 @@ from treadle.config.loading import flatten, load_config, save_config
 from treadle.config.schema import PLACES, config_path
 from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
+from treadle.system.code import code_digest
 from treadle.system.files import write_json
 
 _HELD: WeakSet[TextIO] = WeakSet()
@@ -43,9 +44,12 @@ class RunFolder:
         self._name, self.path, self._origin = str(path), Path(path).absolute(), origin
         self.fresh = True
         """Whether nothing in it has to be kept: it is new, or its run failed before its first step was done."""
+        self.done = False
+        """Whether the run in it has reached its end, with the very config that is asked for: there is nothing left to train."""
         self.notes: list[str] = []
         """What is odd in it."""
         self._lock: TextIO | None = None
+        self._code = code_digest()
 
     def open(self, config: Any, accept_changes: bool) -> None:
         """Take the folder for a run: lock it, and compare what is in it with what was asked for.
@@ -53,7 +57,7 @@ class RunFolder:
         Raises:
             RunFolderError: the folder cannot be written.
             RunLocked: another process holds it.
-            RunFinished: the run in it is over.
+            RunFinished: the run in it is over, and had another config.
             RunChanged: the run in it was started with another config.
         """
         try:
@@ -66,6 +70,18 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+
+    def waits_for(self, config: Any) -> bool:
+        """Whether a run of this config can begin or go on here."""
+        record = self.record()
+        if self._is_fresh(record):
+            return not self._is_locked()
+        return record.get("status") not in DONE and not self._changes(config) and not self.notes
+
+    def same_code(self) -> bool:
+        """Whether the run in it was started by the code that is imported now; so is none at all."""
+        record = self.record()
+        return self._is_fresh(record) or record.get("code") == self._code
 
     def save_config(self, config: Any) -> None:
         """Write the resolved config, once it is certain that the run goes on with it.
@@ -93,7 +109,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        write_json(self.path / "run.json", {**record, "origin": self._origin})
+        write_json(self.path / "run.json", {**record, "origin": self._origin, "code": self._code})
 
     def _take_lock(self) -> None:
         import fcntl
@@ -116,26 +132,40 @@ class RunFolder:
         _HELD.add(file)
         self._lock = file
 
+    def _is_locked(self) -> bool:
+        try:
+            self._take_lock()
+        except RunLocked:
+            return True
+        except OSError:
+            return False
+        self.close()
+        return False
+
     def _compare(self, config: Any, accept_changes: bool) -> None:
         record = self.record()
-        begun = any((self.path / "checkpoints").glob("step-*[1-9]*"))  # a checkpoint of another step than 0
-        self.fresh = not begun and (not record or (record.get("status") == "failed" and not record.get("steps")))
+        self.fresh = self._is_fresh(record)
         if record.get("status") == "unknown":
             self.notes.append("warning: run.json cannot be read; the run goes on from its checkpoints")
         if self.fresh:
             return
         changes = self._changes(config)
-        if record.get("status") in DONE and not accept_changes:
+        self.done = record.get("status") in DONE and not accept_changes
+        if self.done and changes:
             raise RunFinished(
                 f"the run in {self._name!r} is over: {record['status']} at step {record['steps']}"
                 + (f" ({record['reason']})" if record.get("reason") else "")
-                + f"; give another run_dir for a new run, or a longer duration and {_ACCEPT} to go on{_listed(changes)}"
+                + f", with another config{_listed(changes)}\ngive another run_dir for a new run, or {_ACCEPT} to go on with the new values"
             )
         if changes and not accept_changes:
             raise RunChanged(
                 f"{self._name!r} holds a run with another config{_listed(changes)}\n"
                 f"give another run_dir for a new run, or {_ACCEPT} to go on with the new values"
             )
+
+    def _is_fresh(self, record: dict[str, Any]) -> bool:
+        begun = any((self.path / "checkpoints").glob("step-*[1-9]*"))  # a checkpoint of another step than 0
+        return not begun and (not record or (record.get("status") == "failed" and not record.get("steps")))
 
     def _config_before(self, config: Any) -> dict[str, Any]:
         path = self.path / "config.yaml"

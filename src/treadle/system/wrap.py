@@ -69,6 +69,9 @@ def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, sa
     trainable = _trainable(model)
     model.to(device)
     if not isinstance(optimizer, Optimizer):
+        if isinstance(optimizer, Mapping):
+            names = sorted(optimizer)
+            raise ConfigError(f"one model takes one optimizer, got {len(names)}: give its parts as several models, under the same names {names}")
         if not callable(optimizer):
             raise ConfigError(
                 f"the {name} must be a callable that takes parameters, such as partial(torch.optim.SGD, lr=0.01), or an optimizer; got {optimizer!r}"

@@ -1,0 +1,75 @@
+"""Curves as a sketch in the terminal, with plotille's dots."""
+
+from __future__ import annotations
+
+import math
+import sys
+from itertools import pairwise
+from typing import Any
+
+from treadle.log.curves import Curve, Panels
+
+_COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
+_HEIGHT = 9
+_MARGIN = 11
+
+
+def print_curves(panels: Panels, width: int | None = None) -> None:
+    """Draw each panel below the other; where the output cannot show the dots, or nothing is finite, nothing.
+
+    Args:
+        panels: the curves.
+        width: columns; the terminal's unless told, at most 100.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, width=width)
+    if not _can_show_dots():
+        return
+    for name, curves in panels.items():
+        finite = {label: _finite(curve) for label, curve in curves.items()}
+        finite = {label: curve for label, curve in finite.items() if curve.steps}
+        if finite:
+            _print_panel(console, name, finite, min(console.width, 100))
+
+
+def _print_panel(console: Any, name: str, curves: dict[str, Curve], width: int) -> None:
+    import plotille
+    from rich.text import Text
+
+    low, high = min(min(curve.values) for curve in curves.values()), max(max(curve.values) for curve in curves.values())
+    first, last = min(curve.steps[0] for curve in curves.values()), max(curve.steps[-1] for curve in curves.values())
+    room = (high - low) * 0.02 or abs(high) * 0.1 or 1.0  # the dots of the extremes are on the canvas, not on its edge
+    margin = _MARGIN
+    canvas = plotille.Canvas(max(10, width - margin - 1), _HEIGHT, first, low - room, max(last, first + 1), high + room, mode="names")
+    title = Text(name, style="bold")
+    for place, (label, curve) in enumerate(curves.items()):
+        colour = _COLOURS[place % len(_COLOURS)]
+        title.append("   ⠤⠤ ", style=colour).append(label, style="not bold")
+        _trace(canvas, curve, None if console.no_color or not console.is_terminal else colour)
+    console.print(title)
+    for row, line in enumerate(canvas.plot().splitlines()):
+        label = _label(high) if row == 0 else _label(low) if row == _HEIGHT - 1 else ""
+        console.print(Text(f"{label:>{margin - 1}} │").append_text(Text.from_ansi(line)))
+    left, right = f"step {first:,}", f"{last:,}"
+    console.print(Text(" " * (margin + 1) + left + right.rjust(max(1, width - margin - 1 - len(left)))), style="dim")
+
+
+def _trace(canvas: Any, curve: Curve, colour: str | None) -> None:
+    points = list(zip(curve.steps, curve.values, strict=True))
+    canvas.point(*points[0], color=colour)
+    for (x, y), (to_x, to_y) in pairwise(points):
+        canvas.line(x, y, to_x, to_y, color=colour)
+
+
+def _finite(curve: Curve) -> Curve:
+    kept = [place for place, value in enumerate(curve.values) if math.isfinite(value)]
+    return Curve([curve.steps[place] for place in kept], [curve.values[place] for place in kept])
+
+
+def _label(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _can_show_dots() -> bool:
+    return "utf" in (sys.stdout.encoding or "").lower()

@@ -1,0 +1,26 @@
+"""The experiment: from a config to a Trainer, which brings model, loss, data, optimizer and metrics together."""
+
+from functools import partial
+
+import torch
+import treadle
+from torch import nn
+from treadle.metrics import Accuracy
+
+import dataset
+from config import ProjectConfig
+from model import MLP
+
+
+def experiment(config: ProjectConfig) -> treadle.Trainer:
+    return treadle.Trainer(
+        lambda: MLP(config.model, inputs=len(dataset.FEATURES), classes=len(dataset.SPECIES)),
+        nn.CrossEntropyLoss(),
+        dataset.train_set(),
+        valid=dataset.valid_set(),
+        optimizer=partial(getattr(torch.optim, config.optimizer), lr=config.lr, weight_decay=config.weight_decay),
+        schedules={"lr": treadle.schedules.cosine(config.lr)},
+        metrics={"accuracy": Accuracy()},
+        writers=[treadle.Plot()],
+        config=config,
+    )

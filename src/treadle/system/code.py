@@ -1,0 +1,52 @@
+"""The user's own code: its files, and the function that made a trainer."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import sysconfig
+from pathlib import Path
+from types import FrameType
+
+_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {str(Path(__file__).parents[1])})
+
+
+def own_sources() -> list[Path]:
+    """The Python files that are imported and belong to no installed distribution, sorted."""
+    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    return sorted(Path(name) for name in names if name and name.endswith(".py") and not _is_installed(name))
+
+
+def code_digest() -> str:
+    """A digest of their names and contents: another one after any edit."""
+    digest = hashlib.sha256()
+    for path in own_sources():
+        try:
+            content = path.read_bytes()
+        except OSError:  # imported from a place that is gone
+            continue
+        digest.update(f"{path.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def maker(frame: FrameType, kind: str) -> str:
+    """The function that a frame runs, as ``file:function``, where it can be called again to make the same thing.
+
+    Args:
+        frame: the frame of a call.
+        kind: name of the class that the function must be annotated to return.
+
+    Returns:
+        empty where it is no such function of a module.
+    """
+    code, path = frame.f_code, Path(frame.f_code.co_filename)
+    function = frame.f_globals.get(code.co_name)
+    returns = getattr(function, "__annotations__", {}).get("return", "")
+    name = returns if isinstance(returns, str) else getattr(returns, "__name__", "")
+    if getattr(function, "__code__", None) is not code or name.rpartition(".")[2] != kind or not path.is_file():
+        return ""
+    return f"{path.resolve()}:{code.co_name}"
+
+
+def _is_installed(name: str) -> bool:
+    return name.startswith(_INSTALLED) or "site-packages" in name or "dist-packages" in name
