@@ -283,11 +283,13 @@ class Loop:
         counters = {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")}
         ended = [self.status, self.reason] if self.status == "stopped" else None
         values = dict(self.step.values)
-        return {"progress": counters, "ended": ended, "values": values, "journal": journal, "means": self._means.state_dict(), "rng": get_rng_state()}
+        own = {"progress": counters, "ended": ended, "values": values, "journal": journal, "settings": self.tracked.settings()}
+        return {**own, "means": self._means.state_dict(), "rng": get_rng_state()}
 
     def _restore(self, states: dict[str, Any], accept_changes: bool) -> None:
         own = states.pop(RUN)
         self.tracked.load(states, accept_changes)
+        self.tracked.compare(own.get("settings", {}), accept_changes)
         for name, value in own["progress"].items():
             setattr(self.progress, name, value)
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from treadle.config.schema import run_config
+from treadle.core.bug import add_report_note
 from treadle.core.errors import ConfigError, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
@@ -126,6 +127,8 @@ class Run:
                 self._loop.leave()
             elif self._loop.begun and error is not None:
                 self._loop.fail(error)
+            if error is not None:
+                add_report_note(error, self.dir)
         finally:
             self._loop.close()
             self._log.close()

@@ -43,13 +43,14 @@ class Checkpoints:
             try:
                 states, _ = read_checkpoint(path)
             except CheckpointError as error:
-                say(f"warning: {error}; trying the one before")
+                wrong = str(error)
+                say(f"warning: {wrong}; trying the one before")
                 continue
             self._resumed_from = (_step(path),)
             self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := _record(p, self._config.best)) is not None}
             return states
         if found:
-            raise CheckpointError(f"no checkpoint in {self._folder} is whole; to start anew, give another run_dir")
+            raise CheckpointError(f"no checkpoint in {self._folder} is whole ({wrong}); to start anew, give another run_dir")
         return None
 
     def save(self, step: int, states: Mapping[str, Any], value: float | None) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from treadle.core.errors import RunChanged, UsageError
+from treadle.core.errors import ACCEPT, RunChanged, UsageError
 
 RUN = "run"
 """The run's own state goes under this name."""
@@ -76,6 +76,29 @@ class Tracked:
             states[name] = {plain_key(key): value for key, value in states[name].items()}
         return states
 
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """What each optimizer was built with, such as its lr, by name: schedules and handlers do not change it."""
+        return {name: _plain(item.defaults) for name, item in self._objects.items() if isinstance(item, Optimizer)}
+
+    def compare(self, before: dict[str, dict[str, Any]], accept_changes: bool) -> None:
+        """Compare what optimizers were built with then and now.
+
+        Args:
+            before: what `settings` gave.
+            accept_changes: let the new values take the place of the old ones, in every group.
+
+        Raises:
+            RunChanged: a value differs; both are in the message.
+        """
+        now = self.settings()
+        changed = [(name, key) for name in now for key in now[name] if name in before and before[name].get(key, now[name][key]) != now[name][key]]
+        if changed and not accept_changes:
+            lines = [f"\n  {name}: {key}: {before[name][key]!r} -> {now[name][key]!r}" for name, key in changed]
+            raise RunChanged(f"the run was started with another optimizer{''.join(lines)}\ngive another run_dir for a new run, or {ACCEPT} to go on")
+        for name, key in changed:
+            for group in self._objects[name].param_groups:
+                group[key] = self._objects[name].defaults[key]
+
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
         """Put back what `states` gave.
 
@@ -97,11 +120,22 @@ class Tracked:
                 try:
                     _load(item, _as_keyed(item, states[name]))
                 except _MISFITS[isinstance(item, (nn.Module, Optimizer))] as error:
-                    raise RunChanged(f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}") from None
+                    raise RunChanged(
+                        f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}\n"
+                        "make it as it was to go on, or give another run_dir for a new run"
+                    ) from None
 
 
+_KERNELS = ("foreach", "fused", "capturable")
+"""Settings that say how a step is computed, and not what."""
 _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (RuntimeError,)}
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as JSON gives them back; those that it cannot hold are left out."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items() if key not in _KERNELS}
+    return {key: value for key, value in values.items() if value is None or isinstance(value, (bool, int, float, str, list))}
 
 
 def _load(item: Any, state: Any) -> None:

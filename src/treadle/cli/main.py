@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from treadle.core.bug import add_report_note
 from treadle.core.errors import TreadleError, did_you_mean
 
 VERBS = {
@@ -91,6 +92,9 @@ def guarded(name: str, call: Callable[[], int]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more must not interrupt the end of the process
         print(f"{name}: stopped at once", file=sys.stderr)
         return 128 + signal.SIGINT
+    except Exception as error:
+        add_report_note(error)
+        raise
 
 
 def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -20,6 +20,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+ACCEPT = "accept_changes=True (with `treadle train`: --accept-changes)"
+"""How a person says that a run shall go on all the same."""
+
 
 class TreadleError(Exception):
     """Base of everything Treadle raises by itself."""

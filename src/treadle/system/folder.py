@@ -20,7 +20,7 @@ from treadle.config.build import plain, to_dict
 from treadle.config.loading import flatten, load_config, save_config
 from treadle.config.schema import PLACES, config_path
 from treadle.config.yaml_file import read_yaml
-from treadle.core.errors import ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
+from treadle.core.errors import ACCEPT, ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.system.code import code_digest
 from treadle.system.files import write_json
 
@@ -155,12 +155,12 @@ class RunFolder:
             raise RunFinished(
                 f"the run in {self._name!r} is over: {record['status']} at step {record['steps']}"
                 + (f" ({record['reason']})" if record.get("reason") else "")
-                + f", with another config{_listed(changes)}\ngive another run_dir for a new run, or {_ACCEPT} to go on with the new values"
+                + f", with another config{_listed(changes)}\ngive another run_dir for a new run, or {ACCEPT} to go on with the new values"
             )
         if changes and not accept_changes:
             raise RunChanged(
                 f"{self._name!r} holds a run with another config{_listed(changes)}\n"
-                f"give another run_dir for a new run, or {_ACCEPT} to go on with the new values"
+                f"give another run_dir for a new run, or {ACCEPT} to go on with the new values"
             )
 
     def _is_fresh(self, record: dict[str, Any]) -> bool:
@@ -193,9 +193,6 @@ class RunFolder:
 
 def _is_under(key: str, places: tuple[str, ...]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
-
-
-_ACCEPT = "accept_changes=True (on the command line --accept-changes)"
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -47,5 +49,20 @@ class StopRequest:
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
         if self._signal:
+            if sys.excepthook is sys.__excepthook__:
+                sys.excepthook = _without_traceback
             raise KeyboardInterrupt
         self._signal = number
+        if number == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
+            os.write(2, _STOPPING)  # a signal may come in the middle of a print
+
+
+_STOPPING = b" stopping at the end of this step, saved; Ctrl-C again stops at once\n"
+
+
+def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Who asked twice knows where the program was stopped: by them."""
+    if issubclass(kind, KeyboardInterrupt):
+        sys.stderr.write("stopped at once\n")
+    else:
+        sys.__excepthook__(kind, error, trace)
