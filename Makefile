@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint clean
+.PHONY: demo test check lint docs clean
 
 demo: .venv/demo  ## train LeNet-5 on MNIST
 	$(BIN)/treadle demo
@@ -10,12 +10,15 @@ demo: .venv/demo  ## train LeNet-5 on MNIST
 test: .venv/dev  ## every test
 	$(BIN)/python -m pytest
 
-check: lint test  ## what CI runs
+check: lint test docs  ## what CI runs
 
 lint: .venv/dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/dev  ## the site, in docs/_build/html; a warning or a broken link is an error
+	$(BIN)/python -m sphinx -q -W -n --keep-going -b html docs docs/_build/html
 
 # torch is installed first and by its exact version, so that its CPU build is taken where one is at hand.
 .venv/torch: constraints.txt

@@ -16,8 +16,8 @@ OTHERS = {
     "tests/guarantees": "the promises, proved: killed, repeated, resumed, compared bit by bit",
     "tests": "the behaviour of each room, bad input, layers, the public names, this README",
     "benchmarks": "what it costs, measured",
-    "docs": "guarantees.md (promise, test, command), config.md (every key), decisions/ (one question a page)",
-    "Makefile": "demo, test, lint, check",
+    "docs": "the site: tour, concepts 1-7, how-to pages, reference, errors, questions, guarantees, decisions",
+    "Makefile": "demo, test, lint, docs, check",
     "constraints.txt": "the exact versions that make installs",
 }
 WIDTH = 30

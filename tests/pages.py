@@ -1,5 +1,6 @@
 """The code of a page, run as a reader would run it: from top to bottom, in one folder."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -25,6 +26,7 @@ def run_page(page: Path) -> dict[str, object]:
         if language != "bash" and file:
             Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
             Path(file[1]).write_text(text)
+            importlib.invalidate_caches()
         elif language == "python":
             exec(compile(text, str(page), "exec"), names)
         elif language == "bash":

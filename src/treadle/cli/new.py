@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from treadle.scaffold import create
@@ -19,6 +22,13 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.folder)
     for path in create(folder):
         print(f"  {path.relative_to(folder)}")
-    print(f"\n{folder} is ready:\n\n  cd {shlex.quote(str(folder))}\n  python src/main.py      # trains, tests, draws the curves\n")
+    print(f"\n{folder} is ready:\n\n  cd {shlex.quote(str(folder))}\n  {_python(folder)} src/main.py      # trains, tests, draws the curves\n")
     print("src/config.py is the only file to change between experiments; README.md says where your data and your model go.")
     return 0
+
+
+def _python(folder: Path) -> str:
+    """How to call this Python from the project's folder."""
+    if Path(shutil.which("python") or "").absolute() == Path(sys.executable):
+        return "python"
+    return shlex.quote(os.path.relpath(sys.executable, folder))

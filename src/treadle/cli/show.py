@@ -13,7 +13,6 @@ from treadle.log.curves import Curves, Panels
 from treadle.log.journal import read_journal
 from treadle.log.sketch import print_curves
 from treadle.log.tables import print_table
-from treadle.log.words import number
 from treadle.log.writer import scalars
 from treadle.system.folder import read_record
 
@@ -101,4 +100,4 @@ def _extremes(folder: Path, values: dict[str, tuple[float, int]]) -> Iterable[li
         for name, value in scalars(row).items():
             found.setdefault(name, []).append(value)
     for name, (last, _) in values.items():
-        yield [name, *(number(name, value) for value in (last, min(found[name]), max(found[name])))]
+        yield [name, *(f"{value:.5g}" for value in (last, min(found[name]), max(found[name])))]

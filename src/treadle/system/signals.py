@@ -24,6 +24,7 @@ class StopRequest:
     def __init__(self, limit_s: float | None) -> None:
         self._deadline = None if limit_s is None else time.monotonic() + limit_s
         self._signal = 0
+        self._process = os.getpid()
 
     @property
     def reason(self) -> str:
@@ -53,11 +54,12 @@ class StopRequest:
                 sys.excepthook = _without_traceback
             raise KeyboardInterrupt
         self._signal = number
-        if number == signal.SIGINT and sys.stderr is not None and sys.stderr.isatty():
+        asked_here = os.getpid() == self._process  # workers that were forked hear Ctrl-C too, and go on until they are told
+        if number == signal.SIGINT and asked_here and sys.stderr is not None and sys.stderr.isatty():
             os.write(2, _STOPPING)  # a signal may come in the middle of a print
 
 
-_STOPPING = b" stopping at the end of this step, saved; Ctrl-C again stops at once\n"
+_STOPPING = b" stopping after this step, saved; Ctrl-C again: at once\n"
 
 
 def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

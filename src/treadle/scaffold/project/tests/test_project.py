@@ -21,7 +21,6 @@ def test_no_sample_is_in_two_sets() -> None:
 def test_the_model_learns(tmp_path: Path) -> None:
     result = experiment(ProjectConfig(run_dir=str(tmp_path / "run"), duration="10 epochs")).fit()
     losses = [row["valid/loss"] for row in treadle.read_journal(result.run_dir) if "valid/loss" in row]
-    assert result.status == "finished"
     assert losses[-1] < losses[0] / 2
 
 
