@@ -27,7 +27,13 @@ Models = nn.Module | Mapping[str, nn.Module]
 
 
 def evaluate(
-    model: Models, objective: Objective, loader: Loader, metrics: Group, precision: Precision, values: Mapping[str, float]
+    model: Models,
+    objective: Objective,
+    loader: Loader,
+    metrics: Group,
+    precision: Precision,
+    values: Mapping[str, float],
+    watch: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, Any]:
     """Loss and metrics over a whole dataset.
 
@@ -38,6 +44,7 @@ def evaluate(
         metrics: fed with the outcome's output and target.
         precision: the number format of the forward pass.
         values: keywords for the objective.
+        watch: told after each batch how many samples are done, of how many (None where nobody knows).
 
     Returns:
         ``loss``, every additive value of the outcome's logs, and every metric by its name: numbers, or tensors on the
@@ -45,6 +52,7 @@ def evaluate(
     """
     means = Means(guard=False)
     metrics.reset()
+    done = 0
     with as_found(model, objective, training=False), torch.no_grad():
         for batch in loader.batches(epochs=1):
             for part, count in zip(batch.parts, batch.counts, strict=True):
@@ -52,6 +60,9 @@ def evaluate(
                     outcome = as_outcome(objective(model, part, **values), part)
                 _add_outcome(means, outcome, count)
                 feed(metrics, outcome)
+                done += count
+            if watch is not None:
+                watch(done, loader.epoch_samples)
         results = {"loss": float("nan"), **means.window(), **metrics.compute()}
     metrics.reset()
     return dict(zip(results, map(_plain, results.values()), strict=True))

@@ -238,8 +238,13 @@ class Loop:
         self._run.log(row)
         self._log.flush()
 
-    def _tick(self) -> None:
-        self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress))
+    def watch(self, done: int, of: int | None) -> None:
+        """An evaluation has come this far: it is no step, and may take as long as an epoch."""
+        if self.begun and self._pace.ticks():
+            self._tick(f"evaluating {done:,}" + (f"/{of:,}" if of else ""))
+
+    def _tick(self, doing: str = "") -> None:
+        self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress), doing)
 
     def _fire_evaluated(self) -> None:
         if self.evaluated:

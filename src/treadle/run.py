@@ -270,7 +270,7 @@ class Run:
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
         values = accepted(objective, self.step.values)
-        return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values)
+        return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values, self._loop.watch)
 
     def evaluation_loader(self, data: Any) -> Loader:
         """A dataset in its own order, for evaluation; made once for each dataset."""

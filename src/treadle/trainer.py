@@ -18,6 +18,7 @@ from treadle.core.when import Duration
 from treadle.data.batch import copied
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
@@ -155,7 +156,9 @@ class Trainer:
         """
         group = self.metrics if metrics is None else Group(metrics, self.device)
         self._to_device()
-        return evaluate(self.model, self.objective, self._reader(data), group, self._precision, self._values if values is None else values)
+        values = self._values if values is None else values
+        with watching("evaluating", self.config.log.console) as watch:
+            return evaluate(self.model, self.objective, self._reader(data), group, self._precision, values, watch)
 
     def keywords(self, values: Mapping[str, float]) -> dict[str, float]:
         """Those of some schedule values that the objective takes as keywords, such as the ``values`` of a `run.json`."""
@@ -179,12 +182,16 @@ class Trainer:
             raise UsageError("predict needs one model; with several, call the one you want yourself")
         self._to_device()
         found: list[Any] = []
-        with as_found(self.model, self.objective, training=False), torch.no_grad():
-            for batch in self._reader(data).batches(epochs=1):
+        reader, done = self._reader(data), 0
+        bar = watching("predicting", self.config.log.console)
+        with bar as watch, as_found(self.model, self.objective, training=False), torch.no_grad():
+            for batch in reader.batches(epochs=1):
                 for part in batch.parts:
                     with self._precision.autocast():
                         output = self._output_of(part)
                     found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
+                done += sum(batch.counts)
+                watch(done, reader.epoch_samples)
         return _joined(found)
 
     # --- the standard body ---

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from treadle.core.when import Progress
+from treadle.log.pace import TICK_S
 from treadle.log.words import cells, clock, facts, head, heads, in_order, is_shown, place, shown
 from treadle.log.writer import Row
 
@@ -47,7 +49,7 @@ class Console:
             self._print(_line(heads(columns), columns), "bold")
         self._print(_line(cells(row, values, columns), columns))
 
-    def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None) -> None:
+    def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None, doing: str) -> None:
         """Move the bar.
 
         Args:
@@ -55,22 +57,23 @@ class Console:
             loss: the newest fetched training loss.
             rate: samples a second, None before it is known.
             left: estimated seconds to the end, None before there is an estimate.
+            doing: what else than training takes place, such as "evaluating 500/5,000"; empty while it trains.
         """
         if self._style != "rich":
-            self._tick_plainly(progress, loss, left)
+            self._tick_plainly(progress, loss, left, doing)
             return
         if self._bar is None:
             self._bar = _bar()
             self._task = self._bar.add_task("", total=1.0, facts="")
             self._bar.start()
-        self._bar.update(self._task, completed=progress.fraction, description=place(progress), facts=facts(loss, rate, left))
+        self._bar.update(self._task, completed=progress.fraction, description=place(progress), facts=doing or facts(loss, rate, left))
         self._bar.refresh()
 
-    def _tick_plainly(self, progress: Progress, loss: float, left: float | None) -> None:
+    def _tick_plainly(self, progress: Progress, loss: float, left: float | None, doing: str) -> None:
         """Where there is no bar: a sign of life a minute, so that a long epoch is not silent."""
         now = time.monotonic()
         if self._style == "plain" and now - self._spoke > 60:
-            self._print(f"{place(progress)}, step {progress.steps:,}, loss {loss:.4f}, ETA {'?' if left is None else clock(left)}")
+            self._print(f"{place(progress)}, step {progress.steps:,}, {doing or f'loss {loss:.4f}'}, ETA {'?' if left is None else clock(left)}")
 
     def say(self, text: str) -> None:
         """Show a line; the same warning once."""
@@ -108,6 +111,41 @@ class Console:
         import rich
 
         return rich.get_console()
+
+
+@contextmanager
+def watching(text: str, style: str = "auto") -> Iterator[Callable[[int, int | None], None]]:
+    """A bar for long work that is no run, on a terminal only; it is gone when the work is done.
+
+    Args:
+        text: what is being done.
+        style: as of `Console`; "plain" and "quiet" show nothing.
+
+    Yields:
+        a function to be told how much is done, of how much (None where nobody knows).
+    """
+    if style in ("plain", "quiet") or not sys.stdout.isatty():
+        yield lambda done, of: None
+        return
+    from rich.errors import LiveError
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, auto_refresh=False, transient=True)
+    task, ticked = bar.add_task(text, total=None), float("-inf")
+
+    def watch(done: int, of: int | None) -> None:
+        nonlocal ticked
+        if time.monotonic() - ticked >= TICK_S:
+            ticked = time.monotonic()
+            bar.update(task, completed=done, total=of, refresh=True)
+
+    with suppress(LiveError):  # within a run, whose own bar is there
+        bar.start()
+    try:
+        yield watch
+    finally:
+        bar.stop()
 
 
 def _bar() -> Any:

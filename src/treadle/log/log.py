@@ -122,12 +122,12 @@ class Log:
         """Every name that was logged so far."""
         return {name for row in self._rows.values() for name in row} - set(COUNTERS) | set(self.latest)
 
-    def tick(self, progress: Progress, loss: float, left: float | None) -> None:
-        """Tell the writers that show progress where the run is, and how many seconds are left."""
+    def tick(self, progress: Progress, loss: float, left: float | None, doing: str) -> None:
+        """Tell the writers that show progress where the run is, how many seconds are left, and what else is being done."""
         rate = self.latest.get("throughput/samples_per_s", (None, 0))[0]
         for writer in list(self._writers):
             if hasattr(writer, "tick"):
-                self._guarded(writer, "tick", progress, loss, rate, left)
+                self._guarded(writer, "tick", progress, loss, rate, left, doing)
 
     def say(self, text: str) -> None:
         """Tell the writers that show text, such as the console."""

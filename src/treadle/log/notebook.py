@@ -58,9 +58,9 @@ class Notebook:
         if self._take(row):
             self._draw()
 
-    def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None) -> None:
+    def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None, doing: str) -> None:
         """Move the bar; see `treadle.log.console.Console.tick`."""
-        self._place, self._done, self._facts = place(progress), progress.fraction, facts(loss, rate, left)
+        self._place, self._done, self._facts = place(progress), progress.fraction, doing or facts(loss, rate, left)
         self._draw()
 
     def say(self, text: str) -> None:

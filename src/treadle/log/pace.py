@@ -38,6 +38,11 @@ class Pace:
     def step_ended(self) -> bool:
         """A step is over; says whether the progress bar should move."""
         self._step_ended = now = time.perf_counter()
+        return self.ticks(now)
+
+    def ticks(self, now: float | None = None) -> bool:
+        """Whether the progress bar should move; it is taken to have done so."""
+        now = time.perf_counter() if now is None else now
         if now - self._ticked < TICK_S:
             return False
         self._ticked = now

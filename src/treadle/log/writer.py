@@ -16,7 +16,7 @@ class Writer(Protocol):
     """Where rows go. A writer that raises is reported and dropped; the run goes on.
 
     One that shows a run to a person says ``live = True``: it is also opened where a run that is over is started again. It may
-    have ``say(text)``, and ``tick(progress, loss, rate, left)``, which is called a few times a second; see
+    have ``say(text)``, and ``tick(progress, loss, rate, left, doing)``, which is called a few times a second; see
     `treadle.log.console.Console`.
 
     Example:
