@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from treadle.cli.experiment import load_experiment
-from treadle.core.errors import UsageError
+from treadle.cli.experiment import Experiment, load_experiment
+from treadle.core.errors import ConfigError, UsageError
 from treadle.log.tables import print_table
 from treadle.system.folder import read_record
 
@@ -37,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
         )
     weights = _weights(folder, record, options.weights)
     experiment = load_experiment(record["origin"])
-    trainer = experiment.trainer(experiment.config(folder / "config.yaml"))
+    trainer = experiment.trainer(_config_of(experiment, folder))
     load_weights(weights, trainer.model)
     data = experiment[options.data]() if options.data else trainer.valid
     if data is None:
@@ -50,6 +51,14 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_table(f"{weights} on {options.data or 'valid'}", ["metric", "value"], [[name, f"{value:.6g}"] for name, value in scores.items()])
     return 0
+
+
+def _config_of(experiment: Experiment, folder: Path) -> Any:
+    try:
+        return experiment.config(folder / "config.yaml")
+    except ConfigError as error:
+        error.add_note(f"{folder / 'config.yaml'} was written by the code of that time, whose config had other keys; evaluate it with that code")
+        raise
 
 
 def _weights(folder: Path, record: dict[str, str | None], which: str) -> Path:

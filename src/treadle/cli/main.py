@@ -50,6 +50,7 @@ Exit codes: 0 finished, 1 failed or refused, 2 no such command line, and, where 
 75 time limit, 130 Ctrl-C, 143 SIGTERM.
 """
 TIME_LIMIT = 75
+_UNITS = ("epoch", "step", "sample", "second", "minute", "hour")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 """``key=value`` may stand anywhere on the line, also between options."""
 
@@ -107,6 +108,8 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     options, unknown = parser.parse_known_args([word for word in words if word not in overrides])
     verb = getattr(options, "parser", parser)
     takes_values = hasattr(options, "config")
+    if unknown and overrides and takes_values and unknown[0].rstrip("s") in _UNITS:
+        verb.error(f'a value with a blank in it needs quotes, such as "{overrides[-1]} {unknown[0]}"')
     if unknown:
         verb.error(_unknown(unknown[0], verb, takes_values))
     if overrides and not takes_values:

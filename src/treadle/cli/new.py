@@ -29,6 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _python(folder: Path) -> str:
     """How to call this Python from the project's folder."""
-    if Path(shutil.which("python") or "").absolute() == Path(sys.executable):
+    found = shutil.which("python")
+    if found is not None and Path(found).absolute().parent == Path(sys.executable).parent:
         return "python"
     return shlex.quote(os.path.relpath(sys.executable, folder))

@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps({"run": str(folder), **record, "last_values": {name: value for name, (value, _) in values.items()}}))
         return 0
     reason = f" ({record['reason']})" if record.get("reason") else ""
-    print_table(f"{folder}: {record.get('status')}{reason}", ["", ""], _facts(folder, record))
+    print_table(f"{folder}: {record.get('status')}{reason}", [], _facts(folder, record))
     if values:
         print_table("values", ["value", "last", "smallest", "largest"], list(_extremes(folder, values)))
     print_curves(curves_of(folder, options.values))

@@ -310,7 +310,7 @@ def _allowed(hint: Any) -> str:
 
 
 def _words(errors: Sequence[Any]) -> str:
-    reasons = dict.fromkeys(error["msg"].replace("Input should be", "must be") for error in errors)
+    reasons = dict.fromkeys(error["msg"].replace("Input should be", "must be").partition(", unable to parse")[0] for error in errors)
     return " or ".join(reason[:1].lower() + reason[1:] for reason in reasons)
 
 

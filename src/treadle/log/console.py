@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from treadle.core.when import Progress
 from treadle.log.pace import TICK_S
@@ -26,7 +27,7 @@ class Console:
     live = True
 
     def __init__(self, style: str = "auto") -> None:
-        self._style = ("rich" if sys.stdout.isatty() else "plain") if style == "auto" else style
+        self._style = ("rich" if _moves(sys.stdout) else "plain") if style == "auto" else style
         self._bar: Any = None
         self._task: Any = None
         self._columns: list[str] = []
@@ -124,7 +125,7 @@ def watching(text: str, style: str = "auto") -> Iterator[Callable[[int, int | No
     Yields:
         a function to be told how much is done, of how much (None where nobody knows).
     """
-    if style in ("plain", "quiet") or not sys.stdout.isatty():
+    if style in ("plain", "quiet") or not _moves(sys.stdout):
         yield lambda done, of: None
         return
     from rich.errors import LiveError
@@ -146,6 +147,11 @@ def watching(text: str, style: str = "auto") -> Iterator[Callable[[int, int | No
         yield watch
     finally:
         bar.stop()
+
+
+def _moves(stream: TextIO) -> bool:
+    """Whether it is a terminal on which a line can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _bar() -> Any:

@@ -26,19 +26,27 @@ def print_curves(panels: Panels, width: int | None = None) -> None:
     console = Console(highlight=False, markup=False, width=width)
     if not _can_show_dots():
         return
+    coloured = console.is_terminal and not console.no_color
     for name, curves in panels.items():
         finite = {label: _finite(curve) for label, curve in curves.items()}
         finite = {label: curve for label, curve in finite.items() if curve.steps}
-        if finite:
-            _print_panel(console, name, finite, min(console.width, 100))
+        # Without colours two curves cannot be told apart: one below the other.
+        for part in [finite] if coloured and finite else [{label: curve} for label, curve in finite.items()]:
+            _print_panel(console, name, part, _limits(finite), min(console.width, 100))
 
 
-def _print_panel(console: Any, name: str, curves: dict[str, Curve], width: int) -> None:
+def _limits(curves: dict[str, Curve]) -> tuple[float, float, int, int]:
+    """The smallest and the largest value, the first and the last step."""
+    values = [value for curve in curves.values() for value in curve.values]
+    steps = [step for curve in curves.values() for step in (curve.steps[0], curve.steps[-1])]
+    return min(values), max(values), min(steps), max(steps)
+
+
+def _print_panel(console: Any, name: str, curves: dict[str, Curve], limits: tuple[float, float, int, int], width: int) -> None:
     import plotille
     from rich.text import Text
 
-    low, high = min(min(curve.values) for curve in curves.values()), max(max(curve.values) for curve in curves.values())
-    first, last = min(curve.steps[0] for curve in curves.values()), max(curve.steps[-1] for curve in curves.values())
+    low, high, first, last = limits
     room = (high - low) * 0.02 or abs(high) * 0.1 or 1.0  # the dots of the extremes are on the canvas, not on its edge
     margin = _MARGIN
     canvas = plotille.Canvas(max(10, width - margin - 1), _HEIGHT, first, low - room, max(last, first + 1), high + room, mode="names")

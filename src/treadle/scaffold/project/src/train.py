@@ -13,7 +13,7 @@ from model import MLP
 
 
 def experiment(config: ProjectConfig) -> treadle.Trainer:
-    return treadle.Trainer(
+    trainer = treadle.Trainer(
         lambda: MLP(config.model, inputs=len(dataset.FEATURES), classes=len(dataset.SPECIES)),
         nn.CrossEntropyLoss(),
         dataset.train_set(),
@@ -24,3 +24,5 @@ def experiment(config: ProjectConfig) -> treadle.Trainer:
         writers=[treadle.Plot()],
         config=config,
     )
+    # Here is the place for what else shall happen while it trains: @trainer.on("epoch_finished") over a function of the run.
+    return trainer
