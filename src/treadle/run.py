@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
-from treadle.core.errors import ConfigError, UsageError
+from treadle.core.errors import ConfigError, RunLocked, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
@@ -94,27 +95,42 @@ class Run:
         accept_changes: bool = False,
         origin: str = "",
     ) -> None:
-        self._given, notes = numbered(config)
-        self.config = run_config(self._given)
-        self.dir = Path(self.config.run_dir)
+        self._asked, self._writers, self._origin = config, writers, origin
+        self._choose_folder()
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
         self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes
-        self._folder = RunFolder(self.dir, origin)
-        self._folder.notes += notes
-        self._log = Log(self._folder.path, [*default_writers(self.config.log), *writers])
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
 
     # --- the context ---
 
+    def _choose_folder(self) -> None:
+        self._given, notes = numbered(self._asked)
+        self.config = run_config(self._given)
+        self.dir = Path(self.config.run_dir)
+        self._folder = RunFolder(self.dir, self._origin)
+        self._folder.notes += notes
+        self._log = Log(self._folder.path, [*default_writers(self.config.log), *self._writers])
+
+    def _open_folder(self) -> None:
+        """Take the folder; a number that another run took since it was chosen is chosen again."""
+        while self._given is not self._asked:
+            self._choose_folder()
+            try:
+                return self._folder.open(self._given, self._accept_changes)
+            except RunLocked:
+                if run_config(numbered(self._asked)[0]).run_dir == self.config.run_dir:
+                    raise  # it is this very run, and goes on elsewhere
+        self._folder.open(self._given, self._accept_changes)
+
     def __enter__(self) -> Run:
         machine = self.config.machine
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
-        self._folder.open(self._given, self._accept_changes)
+        self._open_folder()
         self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
@@ -152,7 +168,11 @@ class Run:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
+        given = [item for item in _values(optimizer) if isinstance(item, Optimizer)]
         model, optimizer = prepare(model, optimizer, self.device, self.say)
+        for built in _values(optimizer):
+            if all(built is not item for item in given):
+                self._loop.tracked.built(built)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
         return (compiled(model) if self.config.machine.compile else model), optimizer

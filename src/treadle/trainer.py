@@ -83,6 +83,7 @@ class Trainer:
         self._precision = Precision(self.config.machine.precision, self.device)
         self.model: Any = self._built(model)
         self.optimizer = optimizer
+        self._fitted: tuple[Any, Any] = (optimizer, None)  # what was given, and what the last fit built from it
         self.objective = as_objective(objective)
         if isinstance(self.objective, Supervised):
             self.objective.to(self.device)
@@ -218,7 +219,9 @@ class Trainer:
 
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
-        self._model, self.optimizer = run.prepare(self.model, self.optimizer)
+        given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
+        self._model, self.optimizer = run.prepare(self.model, given)
+        self._fitted = (given, self.optimizer)
         run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
         loss = getattr(self.objective, "loss", None)
         if isinstance(loss, nn.Module) and loss.state_dict():  # class weights, running statistics

@@ -13,6 +13,9 @@ from treadle.core.errors import ACCEPT, RunChanged, UsageError
 RUN = "run"
 """The run's own state goes under this name."""
 SCALER = "scaler"
+Settings = dict[str, dict[str, Any]]
+"""Plain values by key, by group."""
+_EVERY = "every group"
 
 
 def plain_key(key: str) -> str:
@@ -33,6 +36,7 @@ class Tracked:
 
     def __init__(self) -> None:
         self._objects: dict[str, Any] = {}
+        self._built: dict[int, Settings] = {}
 
     def add(self, name: str, item: Any) -> None:
         """Track an object.
@@ -76,28 +80,44 @@ class Tracked:
             states[name] = {plain_key(key): value for key, value in states[name].items()}
         return states
 
-    def settings(self) -> dict[str, dict[str, Any]]:
-        """What each optimizer was built with, such as its lr, by name: schedules and handlers do not change it."""
-        return {name: _plain(item.defaults) for name, item in self._objects.items() if isinstance(item, Optimizer)}
+    def built(self, optimizer: Optimizer) -> None:
+        """Remember the settings of an optimizer that was built just now: schedules and handlers will change them."""
+        self._built[id(optimizer)] = {f"group {place}": _plain(group) for place, group in enumerate(optimizer.param_groups, 1)}
 
-    def compare(self, before: dict[str, dict[str, Any]], accept_changes: bool) -> None:
+    def settings(self) -> dict[str, Settings]:
+        """What each optimizer was built with, such as its lr, by name; of one that came ready, its defaults."""
+        optimizers = {name: item for name, item in self._objects.items() if isinstance(item, Optimizer)}
+        return {name: self._built.get(id(item), {_EVERY: _plain(item.defaults)}) for name, item in optimizers.items()}
+
+    def compare(self, before: dict[str, Settings], accept_changes: bool) -> None:
         """Compare what optimizers were built with then and now.
 
         Args:
             before: what `settings` gave.
-            accept_changes: let the new values take the place of the old ones, in every group.
+            accept_changes: let the new values take the place of the old ones.
 
         Raises:
             RunChanged: a value differs; both are in the message.
         """
         now = self.settings()
-        changed = [(name, key) for name in now for key in now[name] if name in before and before[name].get(key, now[name][key]) != now[name][key]]
+        changed = [
+            (name, where, key)
+            for name in now
+            for where in now[name]
+            for key, value in now[name][where].items()
+            if before.get(name, {}).get(where, {}).get(key, value) != value
+        ]
         if changed and not accept_changes:
-            lines = [f"\n  {name}: {key}: {before[name][key]!r} -> {now[name][key]!r}" for name, key in changed]
+            lines = [
+                f"\n  {name}{f', {where}' if len(now[name]) > 1 else ''}: {key}: {before[name][where][key]!r} -> {now[name][where][key]!r}"
+                for name, where, key in changed
+            ]
             raise RunChanged(f"the run was started with another optimizer{''.join(lines)}\ngive another run_dir for a new run, or {ACCEPT} to go on")
-        for name, key in changed:
-            for group in self._objects[name].param_groups:
-                group[key] = self._objects[name].defaults[key]
+        for name, where, key in changed:
+            for place, group in enumerate(self._objects[name].param_groups, 1):
+                if where in (_EVERY, f"group {place}"):
+                    value = now[name][where][key]
+                    group[key] = tuple(value) if isinstance(value, list) else value
 
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
         """Put back what `states` gave.
@@ -126,15 +146,15 @@ class Tracked:
                     ) from None
 
 
-_KERNELS = ("foreach", "fused", "capturable")
-"""Settings that say how a step is computed, and not what."""
+_LEFT_OUT = ("params", "initial_lr", "foreach", "fused", "capturable")
+"""What is no setting, or says how a step is computed, and not what."""
 _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (RuntimeError,)}
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back; those that it cannot hold are left out."""
-    values = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items() if key not in _KERNELS}
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items() if key not in _LEFT_OUT}
     return {key: value for key, value in values.items() if value is None or isinstance(value, (bool, int, float, str, list))}
 
 

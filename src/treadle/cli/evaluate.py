@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from treadle.cli.experiment import Experiment, load_experiment
 from treadle.core.errors import ConfigError, UsageError
-from treadle.log.tables import print_table
+from treadle.log.tables import print_json, print_table
 from treadle.system.folder import read_record
 
 
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
         name: value for name, value in trainer.evaluate(data, values=trainer.keywords(record["values"])).items() if isinstance(value, (int, float))
     }
     if options.json:
-        print(json.dumps({"run": str(folder), "weights": str(weights), "data": options.data or "valid", **scores}))
+        print_json({"run": str(folder), "weights": str(weights), "data": options.data or "valid", **scores})
     else:
         print_table(f"{weights} on {options.data or 'valid'}", ["metric", "value"], [[name, f"{value:.6g}"] for name, value in scores.items()])
     return 0

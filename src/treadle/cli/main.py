@@ -80,7 +80,10 @@ def guarded(name: str, call: Callable[[], int]) -> int:
         call: gives the exit code. An exception of the user's own code leaves it unchanged.
     """
     try:
-        return call()
+        try:
+            return call()
+        finally:
+            sys.stdout.flush()  # a reader who has gone is noticed here, and not at the end of the process
     except TreadleError as error:
         print(f"{name}: {error}", file=sys.stderr)
         for note in getattr(error, "__notes__", ()):
@@ -162,7 +165,7 @@ def _help(verb: str, words: list[str]) -> int:
     """The help page of a verb, and of the file that stands on its line."""
     parser = parsers([verb])[1][verb]
     parser.print_help()
-    named = [word for word in words if not word.startswith("-")]
+    named = [word for word in words if re.search(r"\.py(:\w+)?$", word)]
     if named and (more := parser.get_default("more_help")):
         print(more(named[0]))
     return 0

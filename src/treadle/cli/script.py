@@ -42,7 +42,8 @@ def _run(function: Callable[[Any], Any], name: str, words: list[str]) -> int:
     from treadle.run import Result
 
     given = Configured.of(function, name)
-    parser = OneLineParser(prog=name, usage=f"{name} [key=value ...] [options]", description=(function.__doc__ or "").partition("\n")[0])
+    described = (function.__doc__ or "").partition("\n")[0]
+    parser = OneLineParser(prog=name, usage=f"{name} [key=value ...] [options]", description=described, allow_abbrev=False)
     add_config_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
     parser.set_defaults(json=False)  # the function may print whatever it likes

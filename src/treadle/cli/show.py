@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from treadle.core.errors import UsageError
 from treadle.log.curves import Curves, Panels
 from treadle.log.journal import read_journal
 from treadle.log.sketch import print_curves
-from treadle.log.tables import print_table
+from treadle.log.tables import print_json, print_table
 from treadle.log.writer import scalars
 from treadle.system.folder import read_record
 
@@ -32,15 +31,15 @@ def add_run_argument(parser: argparse.ArgumentParser, **more: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read the folder; nothing in it is changed, and it may belong to a run that goes on."""
     folder = run_folder(options.run)
-    record, values = read_record(folder), last_values(folder)
+    record, values, curves = read_record(folder), last_values(folder), curves_of(folder, options.values)
     if options.json:
-        print(json.dumps({"run": str(folder), **record, "last_values": {name: value for name, (value, _) in values.items()}}))
+        print_json({"run": str(folder), **record, "last_values": {name: value for name, (value, _) in values.items()}})
         return 0
     reason = f" ({record['reason']})" if record.get("reason") else ""
     print_table(f"{folder}: {record.get('status')}{reason}", [], _facts(folder, record))
     if values:
         print_table("values", ["value", "last", "smallest", "largest"], list(_extremes(folder, values)))
-    print_curves(curves_of(folder, options.values))
+    print_curves(curves)
     return 0
 
 

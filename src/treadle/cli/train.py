@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from typing import TYPE_CHECKING
 
 from treadle.cli.experiment import add_config_arguments, add_console_arguments, configured, load_experiment
 from treadle.cli.main import exit_code
+from treadle.log.tables import print_json
 
 if TYPE_CHECKING:
     from treadle.run import Result
@@ -39,8 +38,7 @@ def report(result: Result, options: argparse.Namespace) -> None:
     if options.json:
         values = {"status": result.status, "steps": result.steps, "epochs": result.epochs, "metrics": result.metrics}
         places = {name: None if path is None else str(path) for name, path in vars(result).items() if name in ("best", "last", "run_dir")}
-        json.dump(values | places, sys.stdout)
-        print()
+        print_json(values | places)
     elif not options.quiet:
         again = "; start the same command again to go on" if exit_code(result.status) else ""
         print(f"{result.status} at epoch {result.epochs}, step {result.steps:,}; run folder: {result.run_dir}{again}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,12 @@ def draw(runs: Mapping[str, Panels]) -> Figure:
     figure: Figure = figure_class(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
+        labels = []
         for number, (run, panels) in enumerate(runs.items()):
             for order, (curve_name, curve) in enumerate(panels.get(name, {}).items()):
-                _add(axes, curve, **_look(run, curve_name, number, order, len(runs)))
-        _finish(axes, name)
+                labels.append(curve_name if len(runs) == 1 else f"{run}: {curve_name}")
+                _add(axes, curve, **_look(curve_name, number, order, len(runs)))
+        _finish(axes, name, labels)
     return figure
 
 
@@ -77,31 +80,34 @@ def save(figure: Figure, path: Path) -> None:
         beside.write_bytes(content)
         beside.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
 
-def _look(run: str, name: str, number: int, order: int, runs: int) -> dict[str, Any]:
+def _look(name: str, number: int, order: int, runs: int) -> dict[str, Any]:
     if runs == 1:
-        return {"label": name, "color": _COLOURS[order % len(_COLOURS)], "linestyle": "-"}
+        return {"color": _COLOURS[order % len(_COLOURS)], "linestyle": "-"}
     # Two curves of a run in one panel: the split is told by the line.
-    style = "--" if name.startswith("train/") else "-"
-    return {"label": f"{run}: {name}", "color": _COLOURS[number % len(_COLOURS)], "linestyle": style}
+    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "--" if name.startswith("train/") else "-"}
 
 
 def _add(axes: Any, curve: Curve, **look: Any) -> None:
     axes.plot(curve.steps, curve.values, marker="o" if len(curve.steps) <= _DOTS else None, markersize=3, linewidth=1.4, **look)
 
 
-def _finish(axes: Any, name: str) -> None:
+def _finish(axes: Any, name: str, labels: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_title(name, fontsize=11)
+    title = axes.set_title(name, fontsize=11)
     axes.set_xlabel("step", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.tick_params(labelsize=8)
     axes.grid(True, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    legend = axes.legend(axes.lines, labels, fontsize=8, frameon=False)
+    for text in (title, *legend.get_texts()):
+        text.set_parse_math(False)  # a name with dollars in it is no formula
 
 
 def _figure_class() -> Any:

@@ -1,9 +1,25 @@
-"""Tables in the terminal: drawn with rich on a terminal, the title and tab-separated lines elsewhere."""
+"""Tables and JSON on standard output: tables are drawn with rich on a terminal, the title and tab-separated lines elsewhere."""
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from collections.abc import Sequence
+from typing import Any
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on a line; a number that JSON has no word for, such as NaN, is null."""
+    sys.stdout.write(json.dumps(_finite(value), allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import sysconfig
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -19,13 +20,13 @@ def own_sources() -> list[Path]:
 
 def code_digest() -> str:
     """A digest of their names and contents: another one after any edit."""
-    digest = hashlib.sha256()
+    files = []
     for path in own_sources():
-        try:
-            content = path.read_bytes()
-        except OSError:  # imported from a place that is gone
-            continue
-        digest.update(f"{path.name} {len(content)} ".encode() + content)
+        with suppress(OSError):  # imported from a place that is gone
+            files.append((path.name, path.read_bytes()))
+    digest = hashlib.sha256()
+    for name, content in sorted(files):  # by name: the same files elsewhere are the same code
+        digest.update(f"{name} {len(content)} ".encode() + content)
     return digest.hexdigest()
 
 

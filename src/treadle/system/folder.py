@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 from weakref import WeakSet
@@ -49,7 +52,10 @@ class RunFolder:
         self.notes: list[str] = []
         """What is odd in it."""
         self._lock: TextIO | None = None
-        self._code = code_digest()
+
+    @cached_property
+    def _code(self) -> str:
+        return code_digest()
 
     def open(self, config: Any, accept_changes: bool) -> None:
         """Take the folder for a run: lock it, and compare what is in it with what was asked for.
@@ -117,7 +123,7 @@ class RunFolder:
         # The kernel lets go of the lock when its holder dies, however it dies.
         file = open(self.path / "lock", "a+", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _retried(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
         except OSError:
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -195,11 +201,22 @@ def _is_under(key: str, places: tuple[str, ...]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
+def _retried(take: Callable[[], None], tries: int = 5) -> None:
+    """Try again where somebody holds the lock for the moment that it takes to look."""
+    for left in reversed(range(tries)):
+        try:
+            return take()
+        except OSError:
+            if not left:
+                raise
+            time.sleep(0.01)
+
+
 def read_record(path: Path) -> dict[str, Any]:
     """What the `run.json` of a run folder says; empty where there is none, ``{"status": "unknown"}`` where it is damaged."""
     try:
         return dict(json.loads((path / "run.json").read_text(encoding="utf-8")))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, TypeError):
         return {"status": "unknown"}

@@ -38,7 +38,7 @@ def numbered(config: T) -> tuple[T, list[str]]:
     numbers = sorted(_taken(before, after), reverse=True)
     for _, name in numbers:
         folder = RunFolder(name)
-        if folder.waits_for(config):
+        if folder.path.is_dir() and folder.waits_for(config):
             if folder.same_code():
                 return with_run_dir(config, name), notes
             notes = notes or [f"{name} is unfinished, with this config and other code: run_dir={name} would go on there"]
