@@ -38,7 +38,7 @@ def test_the_readme_runs_from_top_to_bottom() -> None:
     assert {path.name for path in Path("results").iterdir()} == {"one", "two", "three", "short"}
     assert "train/grad_norm" in Path("results/two/metrics.jsonl").read_text()
     assert {path.name for path in Path("my_project/results").iterdir() if path.is_dir()} == {"001", "002"}
-    assert Path("my_project/results/001/plots/curves.png").exists()
+    assert Path("my_project/results/001/plots/curves.png").exists() and Path("my_project/results/compare-001-002.png").exists()
 
 
 def test_the_tree_in_the_readme_is_the_tree() -> None:

@@ -19,7 +19,7 @@ from treadle.cli.main import main
 from treadle.scaffold import create
 
 FILES = """
-.gitignore README.md data/README.md data/penguins.csv models/README.md requirements.txt results/README.md sandbox/explore.ipynb
+.gitignore README.md data/README.md data/penguins.csv models/README.md pytest.ini requirements.txt results/README.md sandbox/explore.ipynb
 src/config.py src/dataset.py src/main.py src/model.py src/train.py tests/test_project.py
 """
 SHORT = "duration=2 epochs"
@@ -85,7 +85,8 @@ def test_an_empty_folder_becomes_a_project_and_any_other_is_refused_and_left_alo
 def test_requirements_name_a_treadle_that_pip_can_install(project):
     folder, _, _ = project
     lines = [line for line in (folder / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    requirement = Requirement(lines[0])
+    editable = re.fullmatch(r"-e (.*)\[plot,tensorboard\]", lines[0])
+    requirement = Requirement(f"treadle[plot,tensorboard] @ file://{editable[1]}" if editable else lines[0])
     assert (requirement.name, requirement.extras) == ("treadle", {"plot", "tensorboard"})
     if requirement.url:
         assert Path(unquote(requirement.url.removeprefix("file://")), "pyproject.toml").is_file() or requirement.url.startswith("git+")

@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch.optim import Optimizer
 
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
+from treadle.core.structure import leaves
 from treadle.data.loader import Loader
 from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
@@ -43,6 +45,8 @@ def check_batch(
                 outcome = _outcome(model, objective, part, values)
         except Exception as error:
             error.add_note(f"raised while a first {'training' if training else 'validation'} batch was tried, before any update")
+            if _is_double(part) and isinstance(model, nn.Module) and not _is_double(list(model.parameters())):
+                error.add_note("the batch has float64 values and the model float32 weights; give float32 data, such as inputs.float()")
             raise
         check_loss(outcome.loss, trains=training)
         feed(metrics, outcome)
@@ -55,6 +59,10 @@ def check_batch(
             )
     outcome.loss = outcome.loss.detach()
     return outcome
+
+
+def _is_double(structure: Any) -> bool:
+    return any(isinstance(leaf, torch.Tensor) and leaf.dtype is torch.float64 for leaf in leaves(structure))
 
 
 def _outcome(model: Any, objective: Objective, part: Any, values: Mapping[str, float]) -> Outcome:
@@ -96,7 +104,7 @@ def check_schedules(names: Iterable[str], optimizer: Optimizer, objective: Objec
             )
 
 
-def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], others: bool) -> None:
+def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], others: bool) -> list[str]:
     """Raise where something waits for a value that is never logged.
 
     Args:
@@ -104,12 +112,18 @@ def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], other
         known: the names that will be logged.
         others: whether handlers of the user may log further names; then only a near miss is taken for a misspelling.
 
+    Returns:
+        what a person should look at: names that only such a handler can log.
+
     Raises:
         ConfigError: with the nearest name.
     """
+    doubtful = []
     for who, name in wanted:
         if name is None or name in known or any(name.startswith(f"{one}/") for one in known):
             continue
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
         if not others or near:
             raise ConfigError(f"{who}: no value named {name!r} is logged{did_you_mean(name, known)}")
+        doubtful.append(f"warning: {who}: no value named {name!r} is logged, unless a handler of yours does{did_you_mean(name, known)}")
+    return doubtful

@@ -269,9 +269,9 @@ class Trainer:
             check_all_targets(self.objective, reader, outcome)
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
-        check_names(
-            [("checkpoint.best", self.config.checkpoint.best), *monitored], names, others=self._own_step or self._events.any_but("treadle.policies")
-        )
+        asked = [("checkpoint.best", self.config.checkpoint.best), *monitored]
+        for doubt in check_names(asked, names, others=self._own_step or self._events.any_but("treadle.policies")):
+            run.say(doubt)
 
     def _reader(self, data: Any) -> Loader:
         return evaluation_loader(data, self.config, self.device)
@@ -292,7 +292,11 @@ class Trainer:
 def _called(model: Any) -> Any:
     if not callable(model):
         raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
-    return model()
+    try:
+        return model()
+    except TypeError as error:
+        error.add_note("the model is called without arguments; where it needs some, give a callable that brings them: lambda: MyModel(...)")
+        raise
 
 
 def _named(name: str, item: Any) -> dict[str, Any]:

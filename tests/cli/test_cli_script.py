@@ -144,7 +144,7 @@ def test_what_a_function_returns_is_its_own_business(returned):
     ("words", "code", "message"),
     [
         (["batchsize=3"], 1, "main.py: command line: unknown key 'batchsize'; did you mean 'batch_size'?"),
-        (["model.widht=3"], 1, "unknown key 'model.widht'; did you mean 'width'?"),
+        (["model.widht=3"], 1, "unknown key 'model.widht'; did you mean 'model.width'?"),
         (["lr=-1"], 1, "main.py: command line: lr: got -1, must be greater than 0"),
         (["--config", "none.yaml"], 1, "cannot read the config file 'none.yaml'"),
         (["--lr", "0.1"], 2, "main.py: unrecognized '--lr'; a value of the config is given as lr=...\n  more: main.py --help"),

@@ -103,7 +103,7 @@ def test_the_time_limit_has_its_own_code_and_the_same_command_goes_on() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "main_file.py", "run.batchsize=3"], "command line: unknown key 'run.batchsize'; did you mean 'batch_size'?"),
+        (["train", "main_file.py", "run.batchsize=3"], "command line: unknown key 'run.batchsize'; did you mean 'run.batch_size'?"),
         (["train", "main_file.py", "lr=-1"], "command line: lr: got -1, must be greater than 0"),
         (["train", "main_file.py", "run.machine.precision=fp17"], "run.machine.precision: got 'fp17', must be 'fp32', 'bf16' or 'fp16'"),
         (["train", "nowhere.py"], "there is no file 'nowhere.py'"),
@@ -111,7 +111,7 @@ def test_the_time_limit_has_its_own_code_and_the_same_command_goes_on() -> None:
         (["train", "main_file.py:without_annotation"], "must take its config first, annotated with its type"),
         (["train", "main_file.py:not_a_trainer"], "must return a treadle.Trainer, it returned int"),
         (["train", "main_file.py", "--config", "none.yaml"], "cannot read the config file 'none.yaml'"),
-        (["evaluate", "nowhere"], "'nowhere' is no run folder"),
+        (["evaluate", "nowhere"], "there is no folder 'nowhere'"),
     ],
 )
 def test_a_mistake_is_a_message_and_not_a_traceback(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,7 +53,7 @@ def test_defaults_are_as_yaml_writes_them_and_absent_where_a_key_must_be_given()
         (Annotated[int, Ge(0)] | Literal["auto"], "integer >= 0 | auto"),
         (Length, "length"),
         (Time | None, "time | null"),
-        (list[str], "list[str]"),
+        (list[str], "[text, ...]"),
         (Path, "Path"),
     ],
 )

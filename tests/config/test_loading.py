@@ -260,7 +260,7 @@ def test_a_single_section_where_a_list_is_wanted_is_refused() -> None:
     ("text", "says"),
     [
         ("seed: 1\nbatchsize: 3\n", "exp.yaml:2: unknown key 'batchsize'; did you mean 'batch_size'?"),
-        ("seed: 1\nmachine:\n  device: cpu\n  devise: cpu\n", "exp.yaml:4: unknown key 'machine.devise'; did you mean 'device'?"),
+        ("seed: 1\nmachine:\n  device: cpu\n  devise: cpu\n", "exp.yaml:4: unknown key 'machine.devise'; did you mean 'machine.device'?"),
         ("presicion: bf16\n", "exp.yaml:1: unknown key 'presicion'; did you mean 'machine.precision'?"),
         ("evaluate:\n  keep_last: 3\n", "exp.yaml:2: unknown key 'evaluate.keep_last'; did you mean 'checkpoint.keep_last'?"),
         ("log:\n  zzz: 3\n", "exp.yaml:2: unknown key 'log.zzz'; known: console, every, tensorboard, train_metrics"),

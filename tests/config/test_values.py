@@ -133,7 +133,7 @@ def test_a_bad_value_from_the_command_line_says_so(text: str) -> None:
 def test_a_section_that_is_no_section_is_refused_under_its_own_name(value: object, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(yaml.safe_dump({"machine": value}))
-    with pytest.raises(ConfigError, match=r"^bad\.yaml:\d: machine: .*MachineConfig"):
+    with pytest.raises(ConfigError, match=r"^bad\.yaml:\d: machine: got .*, but it is a section; its keys are machine.device, machine.workers"):
         load_config(Config, BASE, file)
 
 

@@ -60,7 +60,7 @@ def test_plain_output_is_a_head_and_a_line_for_each_epoch_without_escape_codes(t
     out, err = capsys.readouterr()
     assert err == "" and "\x1b" not in out and "\r" not in out
     head, *lines = table(out)
-    assert head.split() == ["epoch", "step", "train/loss", "train/accuracy", "valid/loss", "valid/accuracy", "seconds"]
+    assert head.split() == ["epoch", "step", "train/epoch_loss", "train/accuracy", "valid/loss", "valid/accuracy", "seconds"]
     assert [line.split()[:2] for line in lines] == [["1", "3"], ["2", "6"], ["3", "9"]]
     last = lines[-1].split()
     shown = [result.metrics[name] for name in ("train/epoch_loss", "train/accuracy", "valid/loss", "valid/accuracy")]
@@ -94,9 +94,9 @@ def test_a_terminal_shows_the_table_and_a_bar_that_ends_full(tmp_path, terminal,
     run(tmp_path, "rich", handler=lambda run: run.say("[bold] as it is") if run.progress.steps == 1 else None)
     drawn = terminal.getvalue()
     assert "\x1b[" in drawn
-    assert "train/loss" in drawn and "valid/accuracy" in drawn and "[bold] as it is" in drawn
+    assert "train/epoch_loss" in drawn and "valid/accuracy" in drawn and "[bold] as it is" in drawn
     assert "epoch 3/3" in drawn and "100%" in drawn and "loss 0." in drawn
-    assert drawn.count("train/loss") == 1
+    assert drawn.count("train/epoch_loss") == 1
     assert capsys.readouterr().err == ""
 
 

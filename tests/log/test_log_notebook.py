@@ -76,7 +76,7 @@ def test_a_training_cell_shows_one_output_with_bar_and_table_and_one_picture(exe
     page = shown["text/html"]["text/html"]
     assert '<progress value="1.0000" max="1"' in page and "epoch 3/3" in page and "100%" in page
     assert page.count("<table>") == 1 and page.count("<tr>") == 1 + 3
-    assert "<th>train/loss</th><th>train/accuracy</th><th>valid/loss</th><th>valid/accuracy</th>" in page
+    assert "<th>train/epoch_loss</th><th>train/accuracy</th><th>valid/loss</th><th>valid/accuracy</th>" in page
     assert [page.count(f"<td>{place}</td>") for place in ("5", "10", "15")] == [1, 1, 1]
     assert b64decode(shown["image/png"]["image/png"]).startswith(b"\x89PNG")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.cli.experiment import Experiment, load_experiment
+from treadle.cli.show import run_folder
 from treadle.core.errors import ConfigError, UsageError
 from treadle.log.tables import print_json, print_table
 from treadle.system.folder import read_record
@@ -14,7 +15,7 @@ from treadle.system.folder import read_record
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.add_argument("run", metavar="RUN", help="a run folder that `treadle train` or `treadle demo` made")
+    parser.add_argument("run", metavar="RUN", help="a run folder, such as results/001")
     parser.add_argument("--weights", default="best", help="best, last, or the path of a checkpoint (default: best, else last)")
     parser.add_argument(
         "--data", metavar="FUNCTION", help="a function of the experiment's file that gives the dataset; the validation data unless told"
@@ -26,10 +27,8 @@ def run(options: argparse.Namespace) -> int:
     """Build the trainer again from the run's own record, load weights, evaluate."""
     from treadle.checkpoint.restore import load_weights
 
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     record = read_record(folder)
-    if not record:
-        raise UsageError(f"{options.run!r} is no run folder: it has no run.json")
     if not record["origin"]:
         raise UsageError(
             f"{options.run!r} does not say which function made it. Runs do whose trainer is built in `def experiment(config: MyConfig) -> "

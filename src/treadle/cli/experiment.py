@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from treadle.config.loading import load_config
 from treadle.config.schema import run_config
 from treadle.core.errors import UsageError, did_you_mean
+from treadle.system.code import is_own
 
 if TYPE_CHECKING:
     from treadle.trainer import Trainer
@@ -83,11 +84,13 @@ class Experiment(Configured):
         return trainer
 
     def __getitem__(self, name: str) -> Callable[[], Any]:
-        """Another function of the same file."""
-        found = getattr(self.module, name, None)
-        if not callable(found):
-            raise UsageError(f"{self.module.__file__} has no function {name!r}{did_you_mean(name, _functions(self.module))}")
-        return found  # type: ignore[no-any-return]
+        """Another function of the same file, or of a file of the project's that it imports."""
+        modules = [self.module, *(item for item in vars(self.module).values() if isinstance(item, ModuleType) and is_own(item))]
+        for module in modules:
+            if callable(found := getattr(module, name, None)):
+                return found  # type: ignore[no-any-return]
+        known = [function for module in modules for function in _functions(module)]
+        raise UsageError(f"{self.module.__file__} has no function {name!r}{did_you_mean(name, known)}")
 
 
 def load_experiment(target: str) -> Experiment:
@@ -115,7 +118,7 @@ def load_experiment(target: str) -> Experiment:
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config f.yaml`` and ``key=value ...``."""
     parser.add_argument("--config", metavar="FILE", action="append", default=[], help="YAML file of values; of several, the last wins")
-    parser.epilog = "key=value ... on the same line wins over everything, such as seed=7 machine.device=cpu"
+    parser.epilog = "key=value on the same line, such as seed=7, wins over everything"
 
 
 def add_console_arguments(parser: argparse.ArgumentParser) -> None:

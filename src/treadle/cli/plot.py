@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from treadle.cli.show import curves_of, run_folder
+from treadle.cli.show import add_values_argument, curves_of, run_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     parser.add_argument("runs", metavar="RUN", nargs="+", help="run folders; several go into one figure")
-    parser.add_argument("-o", "--output", metavar="FILE", help="file.png, .svg, .pdf or .html; plots/curves.png in the first run unless told")
-    parser.add_argument("--values", metavar="NAME", nargs="+", help="only these, such as train/loss valid/loss")
+    parser.add_argument("-o", "--output", metavar="FILE", help="a .png, .svg, .pdf or .html; unless told, a .png in the run, or beside several")
+    add_values_argument(parser)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -22,7 +22,8 @@ def run(options: argparse.Namespace) -> int:
     folders = [run_folder(name) for name in options.runs]
     labels = _labels(folders)
     figure = draw({label: curves_of(folder, options.values) for label, folder in zip(labels, folders, strict=True)})
-    target = Path(options.output) if options.output else folders[0] / "plots" / "curves.png"
+    beside = folders[0].parent / f"compare-{'-'.join(label.replace('/', '_') for label in labels)}.png"
+    target = Path(options.output) if options.output else folders[0] / "plots" / "curves.png" if len(folders) == 1 else beside
     save(figure, target)
     print(target)
     return 0

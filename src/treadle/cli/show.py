@@ -7,19 +7,24 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from treadle.core.errors import UsageError
+from treadle.config.build import plain
+from treadle.config.describe import describe, shown
+from treadle.config.loading import flatten
+from treadle.config.schema import Config
+from treadle.config.yaml_file import read_yaml
+from treadle.core.errors import ConfigError, UsageError, did_you_mean
 from treadle.log.curves import Curves, Panels
 from treadle.log.journal import read_journal
 from treadle.log.sketch import print_curves
 from treadle.log.tables import print_json, print_table
-from treadle.log.writer import scalars
-from treadle.system.folder import read_record
+from treadle.log.writer import is_clock, scalars
+from treadle.system.folder import RunFolder, read_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
     add_run_argument(parser)
-    parser.add_argument("--values", metavar="NAME", nargs="+", help="draw only these, such as train/loss valid/loss")
+    add_values_argument(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -28,19 +33,44 @@ def add_run_argument(parser: argparse.ArgumentParser, **more: Any) -> None:
     parser.add_argument("run", metavar="RUN", help="a run folder, such as results/001", **more)
 
 
+def add_values_argument(parser: argparse.ArgumentParser) -> None:
+    """Which curves."""
+    parser.add_argument("--values", metavar="NAME,...", type=lambda text: text.split(","), help="draw only these: train/epoch_loss,valid/loss")
+
+
 def run(options: argparse.Namespace) -> int:
     """Read the folder; nothing in it is changed, and it may belong to a run that goes on."""
     folder = run_folder(options.run)
     record, values, curves = read_record(folder), last_values(folder), curves_of(folder, options.values)
+    status = _status(folder, record)
     if options.json:
-        print_json({"run": str(folder), **record, "last_values": {name: value for name, (value, _) in values.items()}})
+        print_json({"run": str(folder), **record, "status": status, "last_values": {name: value for name, (value, _) in values.items()}})
         return 0
-    reason = f" ({record['reason']})" if record.get("reason") else ""
-    print_table(f"{folder}: {record.get('status')}{reason}", [], _facts(folder, record))
+    print_curves(curves)
     if values:
         print_table("values", ["value", "last", "smallest", "largest"], list(_extremes(folder, values)))
-    print_curves(curves)
+    if chosen := _chosen(folder):
+        print_table("config, where it is your own or differs from the default", [], chosen)
+    reason = f" ({record['reason']})" if record.get("reason") else ""
+    print_table(f"{folder}: {status}{reason}", [], _facts(folder, record))
     return 0
+
+
+def _status(folder: Path, record: dict[str, Any]) -> str:
+    """As the record says, but for a run whose process is gone."""
+    if record.get("status") == "running" and not RunFolder(folder).is_locked():
+        return "cut short: its process is gone; the same command goes on"
+    return str(record.get("status"))
+
+
+def _chosen(folder: Path) -> list[list[str]]:
+    """Config values that say something: those that `treadle.Config` does not have, or has another default for."""
+    try:
+        given = dict(flatten(plain(read_yaml(folder / "config.yaml"))))
+    except ConfigError:
+        return []
+    usual = {key.path: key.default for key in describe(Config)}
+    return [[path, shown(value)] for path, value in given.items() if path != "run_dir" and usual.get(path.removeprefix("run.")) != shown(value)]
 
 
 def run_folder(name: str) -> Path:
@@ -54,7 +84,9 @@ def run_folder(name: str) -> Path:
         return folder
     inside = sorted(str(path.parent) for path in folder.glob("*/run.json"))
     if inside:
-        raise UsageError(f"{name!r} is no run folder, but holds {', '.join(inside[-5:])}{' and others' if len(inside) > 5 else ''}")
+        raise UsageError(f"{name!r} is no run folder, but holds {f'{inside[0]}, ... ' if len(inside) > 5 else ''}{', '.join(inside[-5:])}")
+    if "checkpoints" in folder.parts and read_record(Path(*folder.parts[: folder.parts.index("checkpoints")])):
+        raise UsageError(f"{name!r} is a checkpoint; give its run folder (to evaluate it: --weights {name})")
     raise UsageError(f"{name!r} is no run folder: it has no run.json" if folder.is_dir() else f"there is no folder {name!r}")
 
 
@@ -64,8 +96,6 @@ def curves_of(folder: Path, names: Iterable[str] | None = None) -> Panels:
     Raises:
         UsageError: nothing was logged under one of the names; the nearest is given.
     """
-    from treadle.core.errors import did_you_mean
-
     curves, every = Curves(names), Curves()
     for row in read_journal(folder):
         curves.add(row)
@@ -98,5 +128,5 @@ def _extremes(folder: Path, values: dict[str, tuple[float, int]]) -> Iterable[li
     for row in read_journal(folder):
         for name, value in scalars(row).items():
             found.setdefault(name, []).append(value)
-    for name, (last, _) in values.items():
-        yield [name, *(f"{value:.5g}" for value in (last, min(found[name]), max(found[name])))]
+    for name in sorted(values, key=is_clock):
+        yield [name, *(f"{value:.4g}" for value in (values[name][0], min(found[name]), max(found[name])))]

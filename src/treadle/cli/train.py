@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_arguments(parser)
     parser.add_argument("--accept-changes", action="store_true", help="go on in a run folder whose run had another config, or is over")
     add_console_arguments(parser)
-    parser.epilog = f"{parser.epilog}; `treadle train FILE --help` lists every key of its config"
+    parser.epilog = f"{parser.epilog}; treadle train FILE --help lists every key"
     parser.set_defaults(more_help=lambda target: load_experiment(target).keys())
 
 

@@ -114,6 +114,9 @@ def convert(hint: Any, given: Any, path: str, default: Any = MISSING, everywhere
         origin = given.origin if isinstance(given, Leaf) else ""
         return kind(convert(item, _located(value, origin), f"{path}.{place}") for place, value in enumerate(plain(given)))
     value = plain(given)
+    if (sections := sections_of(hint)) and not isinstance(value, (Mapping, *sections)) and not _allows_plain(hint, value):
+        keys = ", ".join(f"{path}.{name}" for section in sections for name in hints(section))
+        raise ConfigError(f"{where(given)}{path}: got {value!r}, but it is a section; its keys are {keys}")
     text = get_args(hint)[0] is str if get_origin(hint) is Annotated else hint is str
     if text and isinstance(value, PathLike):
         value = fspath(value)
@@ -129,6 +132,12 @@ def convert(hint: Any, given: Any, path: str, default: Any = MISSING, everywhere
             except ConfigError:
                 pass
         raise ConfigError(f"{where(given)}{error}") from None
+
+
+def _allows_plain(hint: Any, value: Any) -> bool:
+    """Whether a plain value may stand where a section may."""
+    others = [part for part in get_args(hint) if not sections_of(part)] if get_origin(hint) in (Union, UnionType) else []
+    return any(part is Any or (isinstance(part, type) and isinstance(value, part)) or get_origin(part) is not None for part in others)
 
 
 def _field(cls: type, name: str, given: Any, path: str, default: Any = MISSING, everywhere: Sequence[str] = ()) -> Any:
@@ -243,12 +252,12 @@ def _located(value: Any, origin: str) -> Any:
 
 def _nearest(path: str, key: str, here: list[str], everywhere: Sequence[str]) -> str:
     """The nearest name in this section, else the nearest in the whole config with its path."""
-    if "did you mean" in (hint := did_you_mean(key, here)):
-        return hint
+    if near := difflib.get_close_matches(key, here, n=1, cutoff=0.6):
+        return f"; did you mean '{path}{near[0]}'?"
     by_name = {other.rpartition(".")[2]: other for other in reversed(everywhere) if other != f"{path}{key}"}
     near = difflib.get_close_matches(key, by_name, n=1)
     if not near:
-        return hint
+        return did_you_mean(key, here)
     found = by_name[near[0]]
     return f"; did you mean '{found}'{' at the top' if path and '.' not in found else ''}?"
 
@@ -286,7 +295,8 @@ def _converted(hint: Any, value: Any, path: str) -> Any:
     try:
         return _adapter(hint).validate_python(value)
     except ValidationError as error:
-        raise ConfigError(f"{path}: got {value!r}, {_words(error.errors())}") from None
+        null = " or null" if type(None) in get_args(hint) else ""
+        raise ConfigError(f"{path}: got {value!r}, {_words(error.errors())}{null}") from None
 
 
 @cache
@@ -310,7 +320,10 @@ def _allowed(hint: Any) -> str:
 
 
 def _words(errors: Sequence[Any]) -> str:
-    reasons = dict.fromkeys(error["msg"].replace("Input should be", "must be").partition(", unable to parse")[0] for error in errors)
+    reasons = dict.fromkeys(
+        error["msg"].replace("Input should be", "must be").replace("a valid tuple", "a list such as [1, 2]").partition(", unable to parse")[0]
+        for error in errors
+    )
     return " or ".join(reason[:1].lower() + reason[1:] for reason in reasons)
 
 

@@ -54,7 +54,7 @@ def describe(cls: type, defaults: Any = None, path: str = "") -> Iterator[Key]:
         if len(sections := sections_of(hint)) == 1 and (is_dataclass(default) or default is MISSING):
             deeper.append((sections[0], None if default is MISSING else default, f"{path}{name}."))
             continue
-        yield Key(f"{path}{name}", _allowed(cls, name), None if default is MISSING else _shown(default), meanings.get(name, ""))
+        yield Key(f"{path}{name}", _allowed(cls, name), None if default is MISSING else shown(default), meanings.get(name, ""))
     for section in deeper:
         yield from describe(*section)
 
@@ -77,6 +77,8 @@ def allowed(hint: Any) -> str:
         return " | ".join(map(str, parts))
     if origin in (Union, UnionType):
         return " | ".join(dict.fromkeys(allowed(part) for part in parts))
+    if origin in (list, tuple) and parts:
+        return f"[{', '.join('...' if part is ... else allowed(part) for part in parts)}{', ...' if origin is list else ''}]"
     if isinstance(hint, type) and origin is None:
         return _WORDS.get(hint, hint.__name__)
     return str(hint).replace("typing.", "")
@@ -97,10 +99,13 @@ def _number(limit: Any) -> str:
     return "2**64" if limit == 2**64 else f"{limit:g}"
 
 
-def _shown(default: Any) -> str:
-    if default is None or isinstance(default, bool):
-        return {None: "null", True: "true", False: "false"}[default]
-    return f"{type(default).__name__}(...)" if is_dataclass(default) else str(default)
+def shown(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(shown, value))}]"
+    return f"{type(value).__name__}(...)" if is_dataclass(value) else str(value)
 
 
 def _default(field: Any) -> Any:

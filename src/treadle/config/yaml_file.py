@@ -30,7 +30,8 @@ def read_yaml(path: Path) -> Tree:
         raise
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path.name}{line}: {error.problem or error}") from None
+        what = "" if path.suffix in (".yaml", ".yml", ".json") else "; a config file is YAML"
+        raise ConfigError(f"{path.name}{line}: {error.problem or error}{what}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path.name}: {error}") from None
 

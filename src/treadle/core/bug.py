@@ -17,7 +17,8 @@ _INSTALLED = ("site-packages", "dist-packages")
 def add_report_note(error: BaseException, folder: object = None) -> None:
     """Where an exception was raised by Treadle itself, say so in a note, and where to report it.
 
-    An error of ours that is meant, one of the disk's, and one that comes from the user's code or a library are left as they are.
+    An error of ours that is meant, one of the disk's, one with a note, and one that comes from the user's code or a library are left
+    as they are.
 
     Args:
         error: what was raised.
@@ -26,7 +27,7 @@ def add_report_note(error: BaseException, folder: object = None) -> None:
     if isinstance(error, (TreadleError, OSError, MemoryError)) or not isinstance(error, Exception):
         return
     place = _raised_by_us(error)
-    if place is None or any("report it" in note for note in getattr(error, "__notes__", ())):
+    if place is None or getattr(error, "__notes__", None):  # what has a note is explained already
         return
     files = f" and, of {folder}, run.json, config.yaml and the last rows of metrics.jsonl" if folder else ""
     error.add_note(

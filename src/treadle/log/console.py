@@ -12,8 +12,11 @@ from typing import Any, TextIO
 
 from treadle.core.when import Progress
 from treadle.log.pace import TICK_S
-from treadle.log.words import cells, clock, facts, head, heads, in_order, is_shown, place, shown
+from treadle.log.words import cells, clock, facts, head, heads, in_order, is_shown, least, place, shown
 from treadle.log.writer import Row
+
+_BAR = 18
+"""Columns that the bar itself, its percentage and the gaps need at least."""
 
 
 class Console:
@@ -31,7 +34,7 @@ class Console:
         self._bar: Any = None
         self._task: Any = None
         self._columns: list[str] = []
-        self._known: set[str] = set()  # the columns, with those that did not fit
+        self._known: list[str] = []  # the columns, with those that did not fit
         self._warned: set[str] = set()
         self._spoke = time.monotonic()
 
@@ -43,12 +46,15 @@ class Console:
         if self._style == "quiet" or not is_shown(row):
             return
         values = shown(row)
-        columns = self._columns
-        if not set(values) <= self._known:
-            self._known = set(values)
-            columns = self._columns = self._fitting(in_order(values))
-            self._print(_line(heads(columns), columns), "bold")
-        self._print(_line(cells(row, values, columns), columns))
+        # Values that a handler logs now and then, and not with the first row, have no column: it would be empty most of the time.
+        new = [name for name in values if name not in self._known and (not self._known or name.startswith("valid/"))]
+        if new:
+            self._known += new
+            columns = self._fitting(in_order(self._known))
+            if columns != self._columns:
+                self._columns = columns
+                self._print(_line(heads(columns), columns), "bold")
+        self._print(_line(cells(row, values, self._columns), self._columns))
 
     def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None, doing: str) -> None:
         """Move the bar.
@@ -67,7 +73,9 @@ class Console:
             self._bar = _bar()
             self._task = self._bar.add_task("", total=1.0, facts="")
             self._bar.start()
-        self._bar.update(self._task, completed=progress.fraction, description=place(progress), facts=doing or facts(loss, rate, left))
+        where = place(progress)
+        room = self._bar.console.width - len(where) - _BAR
+        self._bar.update(self._task, completed=progress.fraction, description=where, facts=doing[: max(0, room)] or facts(loss, rate, left, room))
         self._bar.refresh()
 
     def _tick_plainly(self, progress: Progress, loss: float, left: float | None, doing: str) -> None:
@@ -94,8 +102,12 @@ class Console:
     def _fitting(self, columns: list[str]) -> list[str]:
         """As many columns as the terminal is wide; a row that wraps cannot be read."""
         room = self._terminal().width if self._style == "rich" else 10_000
+        dropped = []
         while len(columns) > 1 and sum(_widths(columns)) + 2 * (len(columns) + 1) > room:
-            columns = columns[:-1]
+            dropped.append(least(columns))
+            columns = [name for name in columns if name != dropped[-1]]
+        if dropped:
+            self._print(f"not shown, for lack of columns: {', '.join(map(head, dropped))}", "dim")
         return columns
 
     def _print(self, text: str, style: str | None = None) -> None:

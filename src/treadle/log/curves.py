@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from treadle.log.writer import Row, scalars
+from treadle.log.writer import Row, is_clock, scalars
 
-_CLOCKS = ("time/", "throughput/", "memory/")
 _SPLITS = ("train/", "valid/", "test/", "schedule/")
 _POINTS = 2000
 """More than can be seen in a picture."""
@@ -58,7 +57,7 @@ class Curves:
     def add(self, row: Row) -> None:
         """Take one row."""
         for name, value in scalars(row).items():
-            if not name.startswith(_CLOCKS) if self._wanted is None else name in self._wanted:
+            if not is_clock(name) if self._wanted is None else name in self._wanted:
                 self._curves.setdefault(name, Curve()).add(row["step"], value)
 
     def names(self) -> list[str]:

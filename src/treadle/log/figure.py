@@ -20,6 +20,8 @@ _UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"Crea
 _COLUMNS = 3
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
+_INSIDE = 4
+"""A legend of more entries would lie on the curves."""
 _DOTS = 30
 """Curves of fewer points show them."""
 
@@ -105,7 +107,9 @@ def _finish(axes: Any, name: str, labels: list[str]) -> None:
     axes.tick_params(labelsize=8)
     axes.grid(True, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(axes.lines, labels, fontsize=8, frameon=False)
+    axes.set_xlim(left=0)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2} if len(labels) > _INSIDE else {}
+    legend = axes.legend(axes.lines, labels, fontsize=8, frameon=False, **below)
     for text in (title, *legend.get_texts()):
         text.set_parse_math(False)  # a name with dollars in it is no formula
 

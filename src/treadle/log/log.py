@@ -20,7 +20,7 @@ from treadle.log.console import Console
 from treadle.log.journal import Journal, read_journal
 from treadle.log.notebook import Notebook, in_notebook
 from treadle.log.tensorboard import TensorBoard
-from treadle.log.writer import COUNTERS, Row, Writer
+from treadle.log.writer import COUNTERS, Row, Writer, is_clock
 from treadle.system.transfer import to_host
 
 
@@ -112,11 +112,7 @@ class Log:
 
     def numbers(self) -> dict[str, float]:
         """The newest value of every name that is one number, without those that only a clock gives."""
-        return {
-            name: float(value)
-            for name, (value, _) in self.latest.items()
-            if isinstance(value, (int, float)) and not name.startswith(("time/", "throughput/", "memory/"))
-        }
+        return {name: float(value) for name, (value, _) in self.latest.items() if isinstance(value, (int, float)) and not is_clock(name)}
 
     def names(self) -> set[str]:
         """Every name that was logged so far."""

@@ -8,6 +8,7 @@ from treadle.core.when import Progress
 
 TICK_S = 0.25
 """The progress bar moves at most this often."""
+_SETTLED_S = 2.0
 
 
 class Pace:
@@ -62,6 +63,6 @@ class Pace:
         return {"time/step_s": seconds / steps, "time/data_s": waited / steps, "throughput/samples_per_s": samples / seconds}
 
     def seconds_left(self, progress: Progress) -> float | None:
-        """Estimate from the mean pace so far; None before there is one."""
-        done = progress.fraction - self._start.fraction
-        return (time.perf_counter() - self._started) * (1 - progress.fraction) / done if done > 0 else None
+        """Estimate from the mean pace so far; None before there is one: the first steps are slower than those that follow."""
+        done, seconds = progress.fraction - self._start.fraction, time.perf_counter() - self._started
+        return seconds * (1 - progress.fraction) / done if done > 0 and seconds > _SETTLED_S else None

@@ -37,8 +37,21 @@ def cells(row: Row, values: Mapping[str, float], columns: Iterable[str]) -> list
 
 
 def head(name: str) -> str:
-    """A column's name."""
-    return _HEADS.get(name, name.replace("train/epoch_", "train/"))
+    """A column's name: that under which the value was logged, but for the clock's."""
+    return _HEADS.get(name, name)
+
+
+def least(columns: list[str]) -> str:
+    """The column that can best be spared: the clock, then what is measured in training only, the last one first."""
+
+    def rank(name: str) -> int:
+        if name.startswith("time/"):
+            return 0
+        if name.startswith("train/") and name != "train/epoch_loss":
+            return 2 if name.replace("train/", "valid/") in columns else 1
+        return 4 if name.endswith("loss") else 3
+
+    return min(reversed(columns), key=rank)
 
 
 def number(name: str, value: float) -> str:
@@ -57,16 +70,21 @@ def place(progress: Progress) -> str:
     return f"{length.unit[:-1]} {done:,}/{int(length.value):,}"
 
 
-def facts(loss: float, rate: float | None, left: float | None) -> str:
+def facts(loss: float, rate: float | None, left: float | None, room: int = 1000) -> str:
     """What stands beside a progress bar.
 
     Args:
         loss: the newest training loss; NaN before there is one.
         rate: samples a second, None before it is known.
         left: estimated seconds to the end, None before there is an estimate.
+        room: columns; the rate is left out first, then the loss.
     """
     known = [f"loss {loss:.4f}" if loss == loss else "", f"{rate:,.0f} samples/s" if rate else "", f"ETA {clock(left)}" if left is not None else ""]
-    return "  ".join(filter(None, known))
+    for chosen in (known, [known[0], known[2]], known[2:]):
+        text = "  ".join(filter(None, chosen))
+        if len(text) <= room:
+            return text
+    return ""
 
 
 def clock(seconds: float) -> str:

@@ -42,6 +42,11 @@ class Writer(Protocol):
         """End; called once, also after a failure."""
 
 
+def is_clock(name: str) -> bool:
+    """Whether a value says how fast it went, or what it took, and not how well: equal runs differ in it."""
+    return name.startswith(("time/", "throughput/", "memory/"))
+
+
 def scalars(row: Row) -> dict[str, float]:
     """The values of a row that are single numbers."""
     return {name: value for name, value in row.items() if name not in COUNTERS and isinstance(value, (int, float))}

@@ -36,9 +36,11 @@ class EarlyStop:
         self._sign = 1.0 if mode == "min" else -1.0
         self._best: float | None = None
         self._waited = 0
+        self._evaluated = False
 
     def on_evaluated(self, run: Any) -> None:
         """Look at the newest value."""
+        self._evaluated = True
         value = run.latest(self.monitor, step=run.progress.steps)
         if value is None:  # this evaluation measured something else
             return
@@ -54,7 +56,7 @@ class EarlyStop:
 
     def on_run_finished(self, run: Any) -> None:
         """Say so where there never was anything to look at."""
-        if self._best is None and not self._waited:
+        if self._evaluated and self._best is None and not self._waited:
             run.say(f"warning: EarlyStop: no value named {self.monitor!r} was logged by any evaluation")
 
     def state_dict(self) -> dict[str, Any]:

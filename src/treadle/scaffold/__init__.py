@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 from treadle.core.errors import UsageError
 
@@ -51,6 +52,8 @@ def _requirement() -> str:
     found = metadata.distribution("treadle")
     origin = json.loads(found.read_text("direct_url.json") or "{}")
     wanted = "treadle[plot,tensorboard]"
+    if origin.get("dir_info", {}).get("editable"):
+        return f"-e {unquote(urlparse(origin['url']).path)}[plot,tensorboard]"
     if "vcs_info" in origin:
         return f"{wanted} @ {origin['vcs_info']['vcs']}+{origin['url']}@{origin['vcs_info']['commit_id']}"
     return f"{wanted} @ {origin['url']}" if "url" in origin else f"{wanted}=={found.version}"

@@ -128,7 +128,8 @@ class Step:
                 self._explicit = True
                 return
             if not math.isfinite(value):
-                raise NonFiniteLoss(f"the loss is {value} at step {self.number}; nothing was updated in this step. samples: {_short(self.ids)}")
+                where = f"its samples, by their index in the data: {_short(self.ids)}"
+                raise NonFiniteLoss(f"the loss is {value} at step {self.number}; nothing was updated in this step. {where}")
         self._record("loss", value, count, counted=self._part not in self._logged)
         self._logged.add(self._part)
         self._seen[self._part] = count

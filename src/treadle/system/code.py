@@ -7,15 +7,20 @@ import sys
 import sysconfig
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
+from types import FrameType, ModuleType
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {str(Path(__file__).parents[1])})
 
 
 def own_sources() -> list[Path]:
     """The Python files that are imported and belong to no installed distribution, sorted."""
-    names = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    return sorted(Path(name) for name in names if name and name.endswith(".py") and not _is_installed(name))
+    return sorted({Path(module.__file__) for module in list(sys.modules.values()) if is_own(module) and module.__file__})
+
+
+def is_own(module: ModuleType) -> bool:
+    """Whether a module comes from a Python file that belongs to no installed distribution."""
+    name = getattr(module, "__file__", None)
+    return isinstance(name, str) and name.endswith(".py") and not _is_installed(name)
 
 
 def code_digest() -> str:

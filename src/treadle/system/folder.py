@@ -81,7 +81,7 @@ class RunFolder:
         """Whether a run of this config can begin or go on here."""
         record = self.record()
         if self._is_fresh(record):
-            return not self._is_locked()
+            return not self.is_locked()
         return record.get("status") not in DONE and not self._changes(config) and not self.notes
 
     def same_code(self) -> bool:
@@ -138,14 +138,17 @@ class RunFolder:
         _HELD.add(file)
         self._lock = file
 
-    def _is_locked(self) -> bool:
+    def is_locked(self) -> bool:
+        """Whether a process writes to it at this moment; nothing is changed by looking."""
+        import fcntl
+
         try:
-            self._take_lock()
-        except RunLocked:
+            with open(self.path / "lock", encoding="utf-8") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
         except OSError:
             return False
-        self.close()
         return False
 
     def _compare(self, config: Any, accept_changes: bool) -> None:

@@ -59,7 +59,7 @@ class StopRequest:
             os.write(2, _STOPPING)  # a signal may come in the middle of a print
 
 
-_STOPPING = b" stopping after this step, saved; Ctrl-C again: at once\n"
+_STOPPING = b" finishing this step and saving; Ctrl-C again: at once\n"
 
 
 def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -44,3 +44,4 @@ class ProjectConfig(treadle.Config):
 
     checkpoint: treadle.CheckpointConfig = field(default_factory=lambda: treadle.CheckpointConfig(best="valid/loss"))
     """The best epoch is the one with the smallest loss on the validation set."""
+    log: treadle.LogConfig = field(default_factory=lambda: treadle.LogConfig(every="5 steps"))
