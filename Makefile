@@ -10,7 +10,7 @@ demo: .venv/demo  ## train LeNet-5 on MNIST
 test: .venv/dev  ## every test
 	$(BIN)/python -m pytest
 
-check: lint test docs  ## what CI runs
+check: lint docs test  ## what CI runs
 
 lint: .venv/dev  ## style and types
 	$(BIN)/ruff check .

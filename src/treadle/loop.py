@@ -6,8 +6,8 @@ step has happened: `_finish_step` is the one safe point.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,8 @@ class Loop:
         Raises:
             ConfigError: a length cannot be told for this data.
             CheckpointError: there are checkpoints, and none of them is whole; or the first one cannot be written.
-            RunChanged: other objects are tracked than were.
+            RunChanged: other objects are tracked than were, or an optimizer was built with other values.
+            RunFinished: the run is over, and its checkpoints are gone.
         """
         lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else ()
         self.before = self.progress = self.after = Progress(duration, *lengths)
@@ -238,10 +239,17 @@ class Loop:
         self._run.log(row)
         self._log.flush()
 
-    def watch(self, done: int, of: int | None) -> None:
-        """An evaluation has come this far: it is no step, and may take as long as an epoch."""
-        if self.begun and self._pace.ticks():
-            self._tick(f"evaluating {done:,}" + (f"/{of:,}" if of else ""))
+    @contextmanager
+    def watching(self) -> Iterator[Callable[[int, int | None], None]]:
+        """Show how far an evaluation is: it is no step, and may take as long as an epoch."""
+
+        def watch(done: int, of: int | None) -> None:
+            if self.begun and self._pace.ticks():
+                self._tick(f"evaluating {done:,}" + (f"/{of:,}" if of else ""))
+
+        yield watch
+        if self.over:  # no step follows that would move the bar
+            self._tick()
 
     def _tick(self, doing: str = "") -> None:
         self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress), doing)
@@ -279,7 +287,7 @@ class Loop:
             self.checkpoints.save(self.progress.steps, {**self.tracked.states(), RUN: self._state(journal)}, best)
         except (CheckpointError, OSError) as error:
             if must:
-                raise
+                raise CheckpointError(f"step {self.progress.steps} cannot be saved: {error}") from error
             self._log.say(f"warning: no checkpoint of step {self.progress.steps}: {error}; the run goes on")
             return False
         return True

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
+from treadle.checkpoint.tracked import remember
 from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import ConfigError, RunLocked, UsageError
@@ -117,14 +117,13 @@ class Run:
 
     def _open_folder(self) -> None:
         """Take the folder; a number that another run took since it was chosen is chosen again."""
-        while self._given is not self._asked:
+        while True:
             self._choose_folder()
             try:
                 return self._folder.open(self._given, self._accept_changes)
             except RunLocked:
                 if run_config(numbered(self._asked)[0]).run_dir == self.config.run_dir:
                     raise  # it is this very run, and goes on elsewhere
-        self._folder.open(self._given, self._accept_changes)
 
     def __enter__(self) -> Run:
         machine = self.config.machine
@@ -168,11 +167,9 @@ class Run:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
-        given = [item for item in _values(optimizer) if isinstance(item, Optimizer)]
         model, optimizer = prepare(model, optimizer, self.device, self.say)
         for built in _values(optimizer):
-            if all(built is not item for item in given):
-                self._loop.tracked.built(built)
+            remember(built)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
         return (compiled(model) if self.config.machine.compile else model), optimizer
@@ -220,6 +217,7 @@ class Run:
             UsageError: a second loop, or a prepared model that is not tracked and would not survive.
             ConfigError: a length cannot be told for this data.
             CheckpointError: the state cannot be saved, or no checkpoint is whole.
+            RunChanged, RunFinished: other objects are tracked than were; or the run is over, and its checkpoints are gone.
         """
         if self._loop.begun:
             raise UsageError("run.steps() was called before; a run has one loop")
@@ -290,7 +288,8 @@ class Run:
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
         values = accepted(objective, self.step.values)
-        return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values, self._loop.watch)
+        with self._loop.watching() as watch:
+            return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values, watch)
 
     def evaluation_loader(self, data: Any) -> Loader:
         """A dataset in its own order, for evaluation; made once for each dataset."""

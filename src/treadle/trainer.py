@@ -77,7 +77,8 @@ class Trainer:
         writers: Sequence[Writer] = (),
         step: Callable[[Step, Any, Any], object] | None = None,
     ) -> None:
-        self._origin = maker(sys._getframe(1), "Trainer")
+        self.origin = maker(sys._getframe(1), "Trainer")
+        """The function that made this trainer, ``file:function``, where it is one that a command can call again."""
         self._given, self.config = config, run_config(config)
         self.device = pick_device(self.config.machine.device)
         self._precision = Precision(self.config.machine.precision, self.device)
@@ -112,13 +113,11 @@ class Trainer:
         """
         return self._events.on(event, every=every, once=once)
 
-    def fit(self, *, accept_changes: bool = False, origin: str = "") -> Result:
+    def fit(self, *, accept_changes: bool = False) -> Result:
         """Train. The same call in the same run folder goes on where the run was.
 
         Args:
             accept_changes: go on in a folder whose run was started with another config, or is over.
-            origin: what made this trainer, ``file:function``, kept for the command line; found out for a function
-                ``def experiment(config: MyConfig) -> treadle.Trainer``.
 
         Returns:
             how the run ended.
@@ -127,7 +126,7 @@ class Trainer:
             TreadleError: something can be seen to be wrong, before training time is spent; or the loss is not finite.
                 An exception of the user's own code arrives unchanged.
         """
-        run = Run(self._given, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=origin or self._origin)
+        run = Run(self._given, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=self.origin)
         with run:
             self._set_up(run)
             model, optimizer = self._model, self.optimizer

@@ -13,10 +13,10 @@ from urllib.request import urlopen
 
 import pytest
 import torch
+from shtab import SUPPORTED_SHELLS as SHELLS
 from torch import nn
 
 import treadle
-from treadle.cli.completion import SHELLS
 from treadle.cli.main import VERBS, main
 
 PROGRAM = [sys.executable, "-c", "import sys; from treadle.cli.main import main; sys.exit(main())"]
@@ -95,10 +95,10 @@ def test_show_reads_a_run_while_it_goes_on_and_after_it_was_interrupted(capsys):
 
     assert train(handler=look_and_stop).status == "interrupted: SIGINT"
     assert seen[0][0] == "results/001: running"
-    assert status() == ["results/001: interrupted (SIGINT)", "progress\t1 epochs, 4 steps, 32 samples"]
+    assert status() == ["results/001: interrupted (SIGINT)", "progress\t1 epoch, 4 steps, 32 samples"]
     record = json.loads(Path("results/001/run.json").read_text())
     Path("results/001/run.json").write_text(json.dumps({**record, "status": "running", "reason": ""}))  # as kill -9 leaves it
-    assert status()[0] == "results/001: cut short: its process is gone; the same command goes on"
+    assert status()[0] == "results/001: cut short (its process is gone; the same command goes on)"
 
 
 def test_show_draws_only_the_values_that_are_named_and_of_a_misspelt_one_gives_the_nearest(capsys):

@@ -12,11 +12,8 @@ def row(step, **values):
     return {"step": step, "epoch": step / 10, "samples": step * 8, "wall": 0.0} | {name.replace("__", "/"): value for name, value in values.items()}
 
 
-def collected(*rows, names=None):
-    curves = Curves(names)
-    for one in rows:
-        curves.add(one)
-    return curves
+def collected(*rows):
+    return Curves(rows)
 
 
 def test_training_and_validation_of_one_thing_share_a_panel_and_the_loss_comes_first():
@@ -45,12 +42,12 @@ def test_of_the_means_over_windows_and_over_epochs_the_finer_is_shown(windows, e
 
 def test_times_throughput_and_memory_are_left_out():
     curves = collected(row(1, train__loss=1.0, time__step_s=0.1, throughput__samples_per_s=9.0, memory__peak_gib=1.0))
-    assert curves.names() == ["train/loss"] and list(curves.panels()) == ["loss"]
+    assert list(curves.panels()) == ["loss"] and list(curves.panels()["loss"]) == ["train/loss"]
 
 
 def test_names_pick_and_pick_also_times_and_both_means():
     rows = [row(step, train__loss=1.0, valid__loss=1.0, time__step_s=0.1) for step in range(5)] + [row(5, train__epoch_loss=1.0)]
-    panels = collected(*rows, names=["time/step_s", "train/loss", "train/epoch_loss", "never/logged"]).panels()
+    panels = collected(*rows).panels(["time/step_s", "train/loss", "train/epoch_loss", "never/logged"])
     assert {name: list(curves) for name, curves in panels.items()} == {
         "loss": ["train/epoch_loss", "train/loss"],
         "time/step_s": ["time/step_s"],
@@ -58,7 +55,7 @@ def test_names_pick_and_pick_also_times_and_both_means():
 
 
 def test_texts_and_lists_are_no_curves_and_counters_neither():
-    assert collected(row(1, note="text", several=[1.0, 2.0], nothing=None, value=2)).names() == ["value"]
+    assert collected(row(1, note="text", several=[1.0, 2.0], nothing=None, value=2)).by_name == {"value": Curve([1], [2])}
 
 
 @pytest.mark.parametrize("points", [1, 2, 1999, 2000, 2001, 4001, 123_457])

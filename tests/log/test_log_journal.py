@@ -128,7 +128,7 @@ def test_a_run_reports_a_full_disk_goes_on_and_writes_every_row_later(tmp_path, 
         result = one.fit()
     assert result.status == "finished"
     assert [row["step"] for row in read_journal(tmp_path)] == list(range(1, 13))
-    assert "warning: metrics.jsonl cannot be written at step 3" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("warning: metrics.jsonl cannot be written (") == 1
 
 
 def test_every_row_has_its_step_epoch_samples_and_time(tmp_path):

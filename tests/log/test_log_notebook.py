@@ -60,6 +60,11 @@ def kinds(outputs):
     return [next(kind for kind in ("text/html", "image/png", "text/plain") if kind in output.data) for output in outputs]
 
 
+def page_of(outputs, kind="text/html"):
+    """What is there to read: the bar's output, then the table's."""
+    return "\n".join(output.data[kind] for output in outputs if "text/html" in output.data)
+
+
 def text(outputs):
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
@@ -69,27 +74,31 @@ def test_no_cell_fails_and_nothing_is_written_to_stderr(executed):
     assert [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
 
 
-def test_a_training_cell_shows_one_output_with_bar_and_table_and_one_picture(executed):
+@pytest.mark.parametrize("cell", [1, 3, 7], ids=["new", "finished", "going on"])
+def test_a_training_cell_shows_bar_table_and_picture_in_this_order(executed, cell):
+    assert kinds(executed[cell]) == ["text/html", "text/html", "image/png"]
+    assert ["<table>" in output.data.get("text/html", "") for output in executed[cell]] == [False, True, False]
+
+
+def test_each_is_one_output_that_was_replaced_in_place(executed):
     cell = executed[1]
-    assert sorted(kinds(cell)) == ["image/png", "text/html"]
-    shown = {kind: output.data for kind, output in zip(kinds(cell), cell, strict=True)}
-    page = shown["text/html"]["text/html"]
+    page = page_of(cell)
     assert '<progress value="1.0000" max="1"' in page and "epoch 3/3" in page and "100%" in page
     assert page.count("<table>") == 1 and page.count("<tr>") == 1 + 3
     assert "<th>train/epoch_loss</th><th>train/accuracy</th><th>valid/loss</th><th>valid/accuracy</th>" in page
     assert [page.count(f"<td>{place}</td>") for place in ("5", "10", "15")] == [1, 1, 1]
-    assert b64decode(shown["image/png"]["image/png"]).startswith(b"\x89PNG")
+    assert b64decode(cell[2].data["image/png"]).startswith(b"\x89PNG")
 
 
 def test_the_same_is_there_as_text(executed):
-    (page,) = [output.data["text/plain"] for output in executed[1] if "text/html" in output.data]
+    page = page_of(executed[1], "text/plain")
     assert "epoch 3/3 100%" in page and "valid/accuracy" in page and "<" not in page
 
 
 def test_the_cell_of_a_finished_run_gives_the_same_result_says_so_and_shows_the_same(executed):
     first, again = executed[1], executed[3]
     assert text(executed[4]) == "True finished\n"
-    (page,) = [output.data["text/html"] for output in again if "text/html" in output.data]
+    page = page_of(again)
     assert "results/whole is finished already, at step 15: nothing to train" in page and page.count("<tr>") == 1 + 3
     pictures = [[output.data["image/png"] for output in cell if "image/png" in output.data] for cell in (first, again)]
     assert pictures[0] == pictures[1] and len(pictures[0]) == 1
@@ -98,8 +107,7 @@ def test_the_cell_of_a_finished_run_gives_the_same_result_says_so_and_shows_the_
 def test_an_interrupted_cell_returns_and_run_again_it_goes_on_to_the_same_end(executed):
     assert text(executed[6]) == "interrupted: SIGINT|2\n"
     assert text(executed[8]) == "finished|3\nTrue\n"
-    whole, stopped, again = ([output.data["text/html"] for output in executed[cell] if "text/html" in output.data] for cell in (1, 5, 7))
-    assert [page.count("<tr>") - 1 for (page,) in (whole, stopped, again)] == [3, 2, 3], "the table is whole again"
-    assert "going on after step 10" in again[0]
+    assert [page_of(executed[cell]).count("<tr>") - 1 for cell in (1, 5, 7)] == [3, 2, 3], "the table is whole again"
+    assert "going on after step 10" in page_of(executed[7])
     pictures = [[output.data["image/png"] for output in executed[cell] if "image/png" in output.data] for cell in (1, 7)]
     assert pictures[0] == pictures[1]

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from treadle.core.errors import ACCEPT, RunChanged, UsageError
+from treadle.core.structure import same
 
 RUN = "run"
 """The run's own state goes under this name."""
@@ -36,7 +39,6 @@ class Tracked:
 
     def __init__(self) -> None:
         self._objects: dict[str, Any] = {}
-        self._built: dict[int, Settings] = {}
 
     def add(self, name: str, item: Any) -> None:
         """Track an object.
@@ -80,14 +82,10 @@ class Tracked:
             states[name] = {plain_key(key): value for key, value in states[name].items()}
         return states
 
-    def built(self, optimizer: Optimizer) -> None:
-        """Remember the settings of an optimizer that was built just now: schedules and handlers will change them."""
-        self._built[id(optimizer)] = {f"group {place}": _plain(group) for place, group in enumerate(optimizer.param_groups, 1)}
-
     def settings(self) -> dict[str, Settings]:
-        """What each optimizer was built with, such as its lr, by name; of one that came ready, its defaults."""
+        """What each optimizer was built with, such as its lr, by name and group; of one that nobody `remember`ed, its defaults."""
         optimizers = {name: item for name, item in self._objects.items() if isinstance(item, Optimizer)}
-        return {name: self._built.get(id(item), {_EVERY: _plain(item.defaults)}) for name, item in optimizers.items()}
+        return {name: _BUILT.get(item, {_EVERY: _plain(item.defaults)}) for name, item in optimizers.items()}
 
     def compare(self, before: dict[str, Settings], accept_changes: bool) -> None:
         """Compare what optimizers were built with then and now.
@@ -105,7 +103,7 @@ class Tracked:
             for name in now
             for where in now[name]
             for key, value in now[name][where].items()
-            if before.get(name, {}).get(where, {}).get(key, value) != value
+            if not same(before.get(name, {}).get(where, {}).get(key, value), value)
         ]
         if changed and not accept_changes:
             lines = [
@@ -117,7 +115,7 @@ class Tracked:
             for place, group in enumerate(self._objects[name].param_groups, 1):
                 if where in (_EVERY, f"group {place}"):
                     value = now[name][where][key]
-                    group[key] = tuple(value) if isinstance(value, list) else value
+                    group[key] = type(group[key])(value) if isinstance(group[key], tuple) else value
 
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
         """Put back what `states` gave.
@@ -146,20 +144,34 @@ class Tracked:
                     ) from None
 
 
-_LEFT_OUT = ("params", "initial_lr", "foreach", "fused", "capturable")
+_LEFT_OUT = ("params", "param_names", "initial_lr", "foreach", "fused", "capturable")
 """What is no setting, or says how a step is computed, and not what."""
 _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (RuntimeError,)}
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
 
 
+def remember(optimizer: Optimizer) -> None:
+    """Keep in mind what an optimizer was built with, the first time that it is seen: schedules and handlers will change it."""
+    if optimizer not in _BUILT:
+        _BUILT[optimizer] = {f"group {place}": _plain(group) for place, group in enumerate(optimizer.param_groups, 1)}
+
+
+_BUILT: WeakKeyDictionary[Optimizer, Settings] = WeakKeyDictionary()
+
+
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings as JSON gives them back; those that it cannot hold are left out."""
-    values = {key: list(value) if isinstance(value, tuple) else value for key, value in settings.items() if key not in _LEFT_OUT}
-    return {key: value for key, value in values.items() if value is None or isinstance(value, (bool, int, float, str, list))}
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, torch.Tensor) and value.numel() == 1 and key != "params":
+            value = value.item()
+        if key not in _LEFT_OUT and (value is None or isinstance(value, (bool, int, float, str, list, tuple))):
+            values[key] = list(value) if isinstance(value, tuple) else value
+    return values
 
 
 def _load(item: Any, state: Any) -> None:
-    known = set(item.param_groups[0]) if isinstance(item, Optimizer) else set()
+    known = set(item.param_groups[0]) - {"initial_lr"} if isinstance(item, Optimizer) else set()
     item.load_state_dict(state)
     if known and (lost := known - set(item.param_groups[0])):  # torch would notice in the middle of the next step
         raise ValueError(f"the state has no {', '.join(sorted(lost))}; was it another optimizer's?")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-SHELLS = ("bash", "zsh", "fish", "tcsh")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.add_argument("shell", choices=SHELLS, help="which shell; for bash: source <(treadle completion bash)")
+    import shtab
+
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="which shell; for bash: source <(treadle completion bash)")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,20 +29,17 @@ def run(options: argparse.Namespace) -> int:
     experiment = load_experiment(str(recipe()))
     trainer = experiment.trainer(configured(experiment, options))
     began = time.perf_counter()
-    result = trainer.fit(origin=experiment.origin)
+    result = trainer.fit()
     seconds = time.perf_counter() - began
-    if exit_code(result.status):
+    if exit_code(result.status) or options.json or options.quiet:
         report(result, options)
         return exit_code(result.status)
     weights = result.best or result.last
     assert weights is not None, "a finished run has a last checkpoint"
     load_weights(weights, trainer.model)
     scores = trainer.evaluate(experiment["test_set"]())
-    if options.json or options.quiet:
-        report(result, options)
-        return 0
     if sys.stdout.isatty():
-        print_curves(curves_of(result.run_dir, ["train/epoch_loss", "valid/loss", "train/accuracy", "valid/accuracy"]))
+        print_curves(curves_of(result.run_dir))
     rows = [["test/accuracy", f"{scores['accuracy']:.4f}"], ["test/loss", f"{scores['loss']:.4f}"], ["seconds of training", f"{seconds:.1f}"]]
     print_table(f"test set, weights of {weights.name} ({'best on the validation set' if result.best else 'the last'})", ["", "value"], rows)
     print(f"run folder   {result.run_dir}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.cli.experiment import Experiment, load_experiment
-from treadle.cli.show import run_folder
+from treadle.cli.show import add_run_argument, run_folder
 from treadle.core.errors import ConfigError, UsageError
 from treadle.log.tables import print_json, print_table
 from treadle.system.folder import read_record
@@ -15,7 +15,7 @@ from treadle.system.folder import read_record
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as results/001")
+    add_run_argument(parser)
     parser.add_argument("--weights", default="best", help="best, last, or the path of a checkpoint (default: best, else last)")
     parser.add_argument(
         "--data", metavar="FUNCTION", help="a function of the experiment's file that gives the dataset; the validation data unless told"
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
 
     folder = run_folder(options.run)
     record = read_record(folder)
-    if not record["origin"]:
+    if not record.get("origin"):
         raise UsageError(
             f"{options.run!r} does not say which function made it. Runs do whose trainer is built in `def experiment(config: MyConfig) -> "
             "treadle.Trainer`; of this one, use trainer.evaluate(data) in its script"
@@ -41,9 +41,8 @@ def run(options: argparse.Namespace) -> int:
     data = experiment[options.data]() if options.data else trainer.valid
     if data is None:
         raise UsageError("this experiment has no validation data; name a function of its file that gives a dataset: --data FUNCTION")
-    scores = {
-        name: value for name, value in trainer.evaluate(data, values=trainer.keywords(record["values"])).items() if isinstance(value, (int, float))
-    }
+    found = trainer.evaluate(data, values=trainer.keywords(record.get("values", {})))
+    scores = {name: value for name, value in found.items() if isinstance(value, (int, float))}
     if options.json:
         print_json({"run": str(folder), "weights": str(weights), "data": options.data or "valid", **scores})
     else:
@@ -55,14 +54,14 @@ def _config_of(experiment: Experiment, folder: Path) -> Any:
     try:
         return experiment.config(folder / "config.yaml")
     except ConfigError as error:
-        error.add_note(f"{folder / 'config.yaml'} was written by the code of that time, whose config had other keys; evaluate it with that code")
+        error.add_note(f"{folder / 'config.yaml'} does not fit this code; if that was changed since, evaluate with the code that made the run")
         raise
 
 
-def _weights(folder: Path, record: dict[str, str | None], which: str) -> Path:
+def _weights(folder: Path, record: dict[str, Any], which: str) -> Path:
     if which not in ("best", "last"):
         return Path(which)
-    name = record[which] or record["last"]
+    name = record.get(which) or record.get("last")
     if name is None:
         raise UsageError(f"{str(folder)!r} has no checkpoint yet")
-    return folder / name
+    return folder / str(name)

@@ -43,7 +43,10 @@ class Configured:
             UsageError: its first parameter is not annotated with a dataclass.
         """
         parameters = list(inspect.signature(function).parameters.values())
-        hint = get_type_hints(function).get(parameters[0].name) if parameters else None
+        try:
+            hint = get_type_hints(function).get(parameters[0].name) if parameters else None
+        except (TypeError, NameError):  # no plain function, or an annotation that its module does not know
+            hint = None
         if not (isinstance(hint, type) and dataclasses.is_dataclass(hint)):
             name = getattr(function, "__name__", "function")
             raise UsageError(f"{where} must take its config first, annotated with its type: `def {name}(config: treadle.Config)`")
@@ -81,6 +84,7 @@ class Experiment(Configured):
         trainer = self.function(config)
         if not isinstance(trainer, Trainer):
             raise UsageError(f"{self.origin} must return a treadle.Trainer, it returned {type(trainer).__name__}")
+        trainer.origin = self.origin
         return trainer
 
     def __getitem__(self, name: str) -> Callable[[], Any]:
@@ -118,6 +122,7 @@ def load_experiment(target: str) -> Experiment:
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """``--config f.yaml`` and ``key=value ...``."""
     parser.add_argument("--config", metavar="FILE", action="append", default=[], help="YAML file of values; of several, the last wins")
+    parser.set_defaults(takes_values=True)
     parser.epilog = "key=value on the same line, such as seed=7, wins over everything"
 
 

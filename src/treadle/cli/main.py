@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -79,6 +81,10 @@ def guarded(name: str, call: Callable[[], int]) -> int:
         name: the program's, for its messages.
         call: gives the exit code. An exception of the user's own code leaves it unchanged.
     """
+    if sys.stdout is None:  # closed by who started this: there is work to do all the same
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that this terminal cannot show ends no run
     try:
         try:
             return call()
@@ -89,7 +95,9 @@ def guarded(name: str, call: Callable[[], int]) -> int:
         for note in getattr(error, "__notes__", ()):
             print(f"  {note}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read the output has gone
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise  # it was another pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -101,22 +109,26 @@ def guarded(name: str, call: Callable[[], int]) -> int:
         raise
 
 
+def _reader_has_gone() -> bool:
+    """Whether nobody reads standard output any more."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return bool(poll.poll(0))
+
+
 def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
     """The options of a command line; its ``key=value`` words as ``overrides``.
 
     Raises:
         SystemExit: with code 2 and a message, where a word belongs to nothing.
     """
-    overrides = [word for word in words if _OVERRIDE.match(word)]
+    takes_values = bool(parser.get_default("takes_values"))
+    overrides = [word for word in words if takes_values and _OVERRIDE.match(word)]
     options, unknown = parser.parse_known_args([word for word in words if word not in overrides])
-    verb = getattr(options, "parser", parser)
-    takes_values = hasattr(options, "config")
-    if unknown and overrides and takes_values and unknown[0].rstrip("s") in _UNITS:
-        verb.error(f'a value with a blank in it needs quotes, such as "{overrides[-1]} {unknown[0]}"')
+    if unknown and overrides and unknown[0].rstrip("s") in _UNITS:
+        parser.error(f'a value with a blank in it needs quotes, such as "{overrides[-1]} {unknown[0]}"')
     if unknown:
-        verb.error(_unknown(unknown[0], verb, takes_values))
-    if overrides and not takes_values:
-        verb.error(f"takes no key=value, got {' '.join(overrides)}")
+        parser.error(_unknown(unknown[0], parser, takes_values))
     options.overrides = overrides
     return options
 
@@ -130,7 +142,7 @@ def parsers(verbs: Iterable[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
         module = import_module(f"treadle.cli.{name}")
         one = choices.add_parser(name, help=VERBS[name], description=f"{VERBS[name][0].upper()}{VERBS[name][1:]}.", allow_abbrev=False)
         module.add_arguments(one)
-        one.set_defaults(call=module.run, parser=one)
+        one.set_defaults(call=module.run)
     return parser, dict(choices.choices)
 
 
@@ -153,12 +165,13 @@ class _Program(OneLineParser):
 def _run(verb: str, words: list[str]) -> int:
     if verb in VERBS and {"-h", "--help"} & set(words):
         return _help(verb, words[1:])
-    parser, _ = parsers([verb] if verb in VERBS else [])
-    options = parsed(parser, words)
-    if options.verb is None:
-        parser.print_help()
-        return 0
-    return int(options.call(options))
+    program, verbs = parsers([verb] if verb in VERBS else [])
+    if verb in verbs:
+        options = parsed(verbs[verb], words[1:])
+        return int(options.call(options))
+    program.parse_args(words)
+    program.print_help()
+    return 0
 
 
 def _help(verb: str, words: list[str]) -> int:

@@ -14,7 +14,7 @@ from treadle.scaffold import create
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.add_argument("folder", metavar="NAME", help="the project's folder; it must not be there yet")
+    parser.add_argument("folder", metavar="NAME", help="the project's folder: new, or empty")
 
 
 def run(options: argparse.Namespace) -> int:

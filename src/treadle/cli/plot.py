@@ -22,7 +22,8 @@ def run(options: argparse.Namespace) -> int:
     folders = [run_folder(name) for name in options.runs]
     labels = _labels(folders)
     figure = draw({label: curves_of(folder, options.values) for label, folder in zip(labels, folders, strict=True)})
-    beside = folders[0].parent / f"compare-{'-'.join(label.replace('/', '_') for label in labels)}.png"
+    ends = labels if len(labels) <= 4 else [labels[0], "to", labels[-1]]
+    beside = folders[0].parent / f"compare-{'-'.join(label.replace('/', '_') for label in ends)}.png"
     target = Path(options.output) if options.output else folders[0] / "plots" / "curves.png" if len(folders) == 1 else beside
     save(figure, target)
     print(target)

@@ -23,7 +23,7 @@ def main(function: Callable[[Any], Any], arguments: Sequence[str] | None = None)
         arguments: without the program's name; the process's own unless told.
 
     Raises:
-        SystemExit: always: 0 finished, 1 refused, 2 no such command line, 75 time limit, 130 Ctrl-C, 143 SIGTERM.
+        SystemExit: unless your own code raises: 0 finished, 1 refused, 2 no such command line, 75 time limit, 130 Ctrl-C, 143 SIGTERM.
 
     Example:
         >>> def train(config: treadle.Config):

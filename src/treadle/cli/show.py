@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from treadle.log.curves import Curves, Panels
 from treadle.log.journal import read_journal
 from treadle.log.sketch import print_curves
 from treadle.log.tables import print_json, print_table
-from treadle.log.writer import is_clock, scalars
+from treadle.log.writer import is_clock
 from treadle.system.folder import RunFolder, read_record
 
 
@@ -28,9 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def add_run_argument(parser: argparse.ArgumentParser, **more: Any) -> None:
+def add_run_argument(parser: argparse.ArgumentParser) -> None:
     """A run folder."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, such as results/001", **more)
+    parser.add_argument("run", metavar="RUN", help="a run folder, such as results/001")
 
 
 def add_values_argument(parser: argparse.ArgumentParser) -> None:
@@ -41,36 +42,39 @@ def add_values_argument(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read the folder; nothing in it is changed, and it may belong to a run that goes on."""
     folder = run_folder(options.run)
-    record, values, curves = read_record(folder), last_values(folder), curves_of(folder, options.values)
+    record, curves = read_record(folder), Curves(read_journal(folder))
+    panels = chosen_panels(curves, options.values, folder)
     status = _status(folder, record)
     if options.json:
-        print_json({"run": str(folder), **record, "status": status, "last_values": {name: value for name, (value, _) in values.items()}})
+        print_json({"run": str(folder), **record, "status": status, "last_values": {name: one.values[-1] for name, one in curves.by_name.items()}})
         return 0
-    print_curves(curves)
-    if values:
-        print_table("values", ["value", "last", "smallest", "largest"], list(_extremes(folder, values)))
+    print_curves(panels)
+    if curves.by_name:
+        print_table("values", ["value", "last", "smallest", "largest"], list(_extremes(curves)))
     if chosen := _chosen(folder):
         print_table("config, where it is your own or differs from the default", [], chosen)
-    reason = f" ({record['reason']})" if record.get("reason") else ""
-    print_table(f"{folder}: {status}{reason}", [], _facts(folder, record))
+    reason = "its process is gone; the same command goes on" if status == "cut short" else record.get("reason")
+    print_table(f"{folder}: {status}{f' ({reason})' if reason else ''}", [], _facts(folder, record))
     return 0
 
 
 def _status(folder: Path, record: dict[str, Any]) -> str:
     """As the record says, but for a run whose process is gone."""
     if record.get("status") == "running" and not RunFolder(folder).is_locked():
-        return "cut short: its process is gone; the same command goes on"
+        return "cut short"
     return str(record.get("status"))
 
 
 def _chosen(folder: Path) -> list[list[str]]:
     """Config values that say something: those that `treadle.Config` does not have, or has another default for."""
     try:
-        given = dict(flatten(plain(read_yaml(folder / "config.yaml"))))
+        tree = plain(read_yaml(folder / "config.yaml"))
     except ConfigError:
         return []
-    usual = {key.path: key.default for key in describe(Config)}
-    return [[path, shown(value)] for path, value in given.items() if path != "run_dir" and usual.get(path.removeprefix("run.")) != shown(value)]
+    held = next((f"{name}." for name, value in tree.items() if isinstance(value, dict) and "run_dir" in value), "")
+    usual = {f"{held}{key.path}": key.default for key in describe(Config)} | {f"{held}run_dir": None}
+    given = {path: shown(value) for path, value in flatten(tree)} | {f"{held}run_dir": None}
+    return [[path, value] for path, value in given.items() if value is not None and usual.get(path) != value]
 
 
 def run_folder(name: str) -> Path:
@@ -90,31 +94,27 @@ def run_folder(name: str) -> Path:
     raise UsageError(f"{name!r} is no run folder: it has no run.json" if folder.is_dir() else f"there is no folder {name!r}")
 
 
-def curves_of(folder: Path, names: Iterable[str] | None = None) -> Panels:
-    """The curves of a run.
+def curves_of(folder: Path, names: Sequence[str] | None = None) -> Panels:
+    """The curves of a run; see `chosen_panels`."""
+    return chosen_panels(Curves(read_journal(folder)), names, folder)
+
+
+def chosen_panels(curves: Curves, names: Sequence[str] | None, folder: Path) -> Panels:
+    """The curves of these names, all of them unless told.
 
     Raises:
         UsageError: nothing was logged under one of the names; the nearest is given.
     """
-    curves, every = Curves(names), Curves()
-    for row in read_journal(folder):
-        curves.add(row)
-        every.add(row)
     for name in names or ():
-        if name not in curves.names():
-            raise UsageError(f"{str(folder)!r} has no values named {name!r}{did_you_mean(name, every.names())}")
-    return curves.panels()
-
-
-def last_values(folder: Path) -> dict[str, tuple[float, int]]:
-    """The newest value of every name, with its step."""
-    return {name: (value, row["step"]) for row in read_journal(folder) for name, value in scalars(row).items()}
+        if name not in curves.by_name:
+            raise UsageError(f"{str(folder)!r} has no values named {name!r}{did_you_mean(name, curves.by_name)}")
+    return curves.panels(names)
 
 
 def _facts(folder: Path, record: dict[str, Any]) -> list[list[str]]:
     checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
     return [
-        ["progress", f"{record.get('epochs', 0)} epochs, {record.get('steps', 0):,} steps, {record.get('samples', 0):,} samples"],
+        ["progress", ", ".join(_count(record.get(unit, 0), unit) for unit in ("epochs", "steps", "samples"))],
         ["duration", str(record.get("duration", ""))],
         ["made by", record.get("origin") or "a script or a notebook"],
         ["best", record.get("best") or "-"],
@@ -123,10 +123,12 @@ def _facts(folder: Path, record: dict[str, Any]) -> list[list[str]]:
     ]
 
 
-def _extremes(folder: Path, values: dict[str, tuple[float, int]]) -> Iterable[list[str]]:
-    found: dict[str, list[float]] = {}
-    for row in read_journal(folder):
-        for name, value in scalars(row).items():
-            found.setdefault(name, []).append(value)
-    for name in sorted(values, key=is_clock):
-        yield [name, *(f"{value:.4g}" for value in (values[name][0], min(found[name]), max(found[name])))]
+def _extremes(curves: Curves) -> Iterable[list[str]]:
+    for name in sorted(curves.by_name, key=is_clock):
+        values = curves.by_name[name].values
+        finite = [value for value in values if math.isfinite(value)] or values
+        yield [name, *(f"{value:.4g}" for value in (values[-1], min(finite), max(finite)))]
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit if number != 1 else unit[:-1]}"

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Build the experiment's trainer, and fit it."""
     experiment = load_experiment(options.target)
     config = configured(experiment, options)
-    result = experiment.trainer(config).fit(accept_changes=options.accept_changes, origin=experiment.origin)
+    result = experiment.trainer(config).fit(accept_changes=options.accept_changes)
     report(result, options)
     return exit_code(result.status)
 

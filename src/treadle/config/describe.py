@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from enum import Enum
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -23,7 +24,7 @@ class Key:
     Args:
         path: its name with dots, such as ``"machine.device"``.
         allowed: what it may be, such as ``"integer > 0"``.
-        default: as YAML writes it; None where the key must be given.
+        default: as it is typed on a command line; None where the key must be given.
         text: what it means, from the text under the field.
     """
 
@@ -79,6 +80,8 @@ def allowed(hint: Any) -> str:
         return " | ".join(dict.fromkeys(allowed(part) for part in parts))
     if origin in (list, tuple) and parts:
         return f"[{', '.join('...' if part is ... else allowed(part) for part in parts)}{', ...' if origin is list else ''}]"
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return " | ".join(str(member.value) for member in hint)
     if isinstance(hint, type) and origin is None:
         return _WORDS.get(hint, hint.__name__)
     return str(hint).replace("typing.", "")
@@ -92,7 +95,8 @@ def _allowed(cls: type, name: str) -> str:
 
 def _limits(constraint: Any) -> dict[str, Any]:
     """The fields of a constraint such as ``Gt(0)``."""
-    return {field.name: getattr(constraint, field.name) for field in fields(constraint)} if is_dataclass(constraint) else {}
+    found = {field.name: getattr(constraint, field.name) for field in fields(constraint)} if is_dataclass(constraint) else {}
+    return {name: limit for name, limit in found.items() if limit is not None}
 
 
 def _number(limit: Any) -> str:
@@ -103,7 +107,9 @@ def shown(value: Any) -> str:
     """A value as it is typed on a command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, Enum):
+        return shown(value.value)
+    if isinstance(value, (list, tuple, set, frozenset)):
         return f"[{', '.join(map(shown, value))}]"
     return f"{type(value).__name__}(...)" if is_dataclass(value) else str(value)
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sysconfig
 import traceback
-from importlib import metadata
 from pathlib import Path
 
 from treadle.core.errors import TreadleError
-
-_PACKAGE = Path(__file__).parents[1]
-_STANDARD = tuple({sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "<frozen "})
-_INSTALLED = ("site-packages", "dist-packages")
+from treadle.core.places import PACKAGE, is_standard
 
 
 def add_report_note(error: BaseException, folder: object = None) -> None:
@@ -32,28 +27,14 @@ def add_report_note(error: BaseException, folder: object = None) -> None:
     files = f" and, of {folder}, run.json, config.yaml and the last rows of metrics.jsonl" if folder else ""
     error.add_note(
         f"raised inside Treadle ({place}). If that line calls something of yours, the cause is there; else this is a bug of Treadle's: "
-        f"please report it {_tracker()}, with this traceback{files}"
+        f"please report it where you got Treadle from, with this traceback{files}"
     )
 
 
 def _raised_by_us(error: Exception) -> str | None:
     """File and line, where the innermost frame that is not the standard library's is ours."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_standard(frame.filename)]
-    if not frames or not Path(frames[-1].filename).is_relative_to(_PACKAGE):
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_standard(frame.filename)]
+    if not frames or not Path(frames[-1].filename).is_relative_to(PACKAGE):
         return None
-    path = Path(frames[-1].filename).relative_to(_PACKAGE)
+    path = Path(frames[-1].filename).relative_to(PACKAGE)
     return None if path.parts[0] in ("recipes", "scaffold") else f"{path}, line {frames[-1].lineno}"
-
-
-def _is_standard(file: str) -> bool:
-    return file.startswith(_STANDARD) and not any(part in file for part in _INSTALLED)
-
-
-def _tracker() -> str:
-    """The address for issues that the package was built with."""
-    try:
-        urls = metadata.metadata("treadle").get_all("Project-URL") or []
-    except metadata.PackageNotFoundError:
-        urls = []
-    named = dict(url.split(", ", 1) for url in urls)
-    return f"at {named['Issues']}" if "Issues" in named else "where you got Treadle from"

@@ -78,3 +78,15 @@ def _rebuilt(value: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
         return type(value)(mapped)  # type: ignore[call-arg]
     except TypeError:
         return mapped
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal; unlike ``==``, NaN is equal to NaN, and a tuple to a list.
+
+    Example:
+        >>> same([1.0, float("nan")], (1.0, float("nan"))), same(1, 2)
+        (True, False)
+    """
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other) or (one != one and other != other)

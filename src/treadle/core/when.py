@@ -14,6 +14,7 @@ from fractions import Fraction
 
 from treadle.core.errors import ConfigError
 
+_LONGEST = 10**18
 UNITS = ("steps", "samples", "epochs")
 _LENGTH = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,3})?|\.[0-9]+)\s*([a-z]+)\s*", re.IGNORECASE)
 _SECONDS = {"second": 1, "seconds": 1, "s": 1, "minute": 60, "minutes": 60, "min": 60, "hour": 3600, "hours": 3600, "h": 3600}
@@ -108,8 +109,8 @@ class Duration:
         unit = unit if unit.endswith("s") else unit + "s"
         if unit not in UNITS:
             raise ConfigError(f"{text!r} has the unknown unit {unit!r}; say '10 epochs', '5000 steps' or '1e6 samples'")
-        if number <= 0:
-            raise ConfigError(f"{text!r} must be more than zero {unit}")
+        if not 0 < number <= _LONGEST:
+            raise ConfigError(f"{text!r} must be more than zero {unit}" if number <= 0 else f"{text!r} is longer than any run: 1e18 at most")
         if unit != "epochs" and number.denominator != 1:
             raise ConfigError(f"{text!r} must be a whole number of {unit}")
         return cls(number, unit)

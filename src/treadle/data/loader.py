@@ -7,7 +7,8 @@ one number, the position, because order and augmentation are functions of it.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+import signal
+from collections.abc import Callable, Generator, Iterator
 from copy import copy
 from itertools import chain, islice
 from typing import Any
@@ -22,6 +23,7 @@ from treadle.data.batch import Batch, to_device
 from treadle.data.order import Order, Reader
 from treadle.data.sources import Source, Workers, resolve
 from treadle.system.seed import preserved_rng
+from treadle.system.signals import deaf_children
 
 
 class Loader:
@@ -151,20 +153,20 @@ class Loader:
 
     def _with_workers(self, dataset: Any, chunks: Iterator[fetch.Chunk] | None) -> Iterator[Batch]:
         workers = self._workers
-        iterator = iter(
-            DataLoader(
-                dataset,
-                sampler=chunks,
-                batch_size=None,
-                collate_fn=_same,
-                num_workers=workers.count,
-                worker_init_fn=workers.init,
-                multiprocessing_context=workers.context,
-                prefetch_factor=workers.prefetch,
-                # Its own generator, so that nothing is drawn from the run's.
-                generator=torch.Generator().manual_seed(self.seed),
-            )
+        loader = DataLoader(
+            dataset,
+            sampler=chunks,
+            batch_size=None,
+            collate_fn=_same,
+            num_workers=workers.count,
+            worker_init_fn=_Start(workers.init),
+            multiprocessing_context=workers.context,
+            prefetch_factor=workers.prefetch,
+            # Its own generator, so that nothing is drawn from the run's.
+            generator=torch.Generator().manual_seed(self.seed),
         )
+        with deaf_children():
+            iterator = iter(loader)
         try:
             yield from iterator
         finally:
@@ -174,6 +176,18 @@ class Loader:
 
 def _same(batch: Any) -> Any:
     return batch
+
+
+class _Start:
+    """What a worker does first: stop listening to Ctrl-C, which a server of forks did not pass on; then what the user wants."""
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self._init = init
+
+    def __call__(self, worker: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self._init is not None:
+            self._init(worker)
 
 
 def _isolated(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from treadle.core.when import Progress
 from treadle.log.pace import TICK_S
-from treadle.log.words import cells, clock, facts, head, heads, in_order, is_shown, least, place, shown
+from treadle.log.words import cells, facts, head, heads, in_order, is_shown, least, place, shown
 from treadle.log.writer import Row
 
 _BAR = 18
@@ -46,8 +46,9 @@ class Console:
         if self._style == "quiet" or not is_shown(row):
             return
         values = shown(row)
-        # Values that a handler logs now and then, and not with the first row, have no column: it would be empty most of the time.
-        new = [name for name in values if name not in self._known and (not self._known or name.startswith("valid/"))]
+        # What a handler logs now and then, and not with the first epoch, has no column: it would be empty most of the time.
+        settled = "train/epoch_loss" in self._known
+        new = [name for name in values if name not in self._known and (not settled or name.startswith("valid/"))]
         if new:
             self._known += new
             columns = self._fitting(in_order(self._known))
@@ -82,7 +83,7 @@ class Console:
         """Where there is no bar: a sign of life a minute, so that a long epoch is not silent."""
         now = time.monotonic()
         if self._style == "plain" and now - self._spoke > 60:
-            self._print(f"{place(progress)}, step {progress.steps:,}, {doing or f'loss {loss:.4f}'}, ETA {'?' if left is None else clock(left)}")
+            self._print(f"{place(progress)}, step {progress.steps:,}, {doing or facts(loss, None, left)}")
 
     def say(self, text: str) -> None:
         """Show a line; the same warning once."""
@@ -161,9 +162,9 @@ def watching(text: str, style: str = "auto") -> Iterator[Callable[[int, int | No
         bar.stop()
 
 
-def _moves(stream: TextIO) -> bool:
-    """Whether it is a terminal on which a line can be drawn again."""
-    return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+def _moves(stream: TextIO | None) -> bool:
+    """Whether it is a terminal on which a line can be drawn again; where it was closed there is none."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 def _bar() -> Any:

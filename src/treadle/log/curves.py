@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from treadle.log.writer import Row, is_clock, scalars
@@ -26,11 +26,9 @@ class Curve:
 
     def thinned(self) -> Curve:
         """Every n-th point and the last, so that a million rows can be drawn; no value is averaged."""
-        stride = -(-len(self.steps) // _POINTS) or 1
-        last = -1 if stride == 1 else len(self.steps) - 1
-        keep = [*range(0, len(self.steps), stride)]
-        keep += [last] if last > keep[-1] else []
-        return Curve([self.steps[place] for place in keep], [self.values[place] for place in keep])
+        length = len(self.steps)
+        places = sorted({*range(0, length, -(-length // _POINTS) or 1), *([length - 1] if length else [])})
+        return Curve([self.steps[place] for place in places], [self.values[place] for place in places])
 
 
 Panels = dict[str, dict[str, Curve]]
@@ -41,44 +39,44 @@ class Curves:
     """Collects curves from rows.
 
     Args:
-        names: only these; all but times, throughput and memory unless told.
+        rows: the first of them.
 
     Example:
-        >>> curves = Curves()
-        >>> curves.add({"step": 4, "epoch": 1.0, "samples": 64, "wall": 0.0, "train/epoch_loss": 0.6, "valid/loss": 0.5})
-        >>> [(panel, list(found)) for panel, found in curves.panels().items()]
+        >>> row = {"step": 4, "epoch": 1.0, "samples": 64, "wall": 0.0, "train/epoch_loss": 0.6, "valid/loss": 0.5}
+        >>> [(panel, list(found)) for panel, found in Curves([row]).panels().items()]
         [('loss', ['train/epoch_loss', 'valid/loss'])]
     """
 
-    def __init__(self, names: Iterable[str] | None = None) -> None:
-        self._wanted = None if names is None else set(names)
-        self._curves: dict[str, Curve] = {}
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.by_name: dict[str, Curve] = {}
+        """Every curve, in the order in which the names came."""
+        for row in rows:
+            self.add(row)
 
     def add(self, row: Row) -> None:
         """Take one row."""
         for name, value in scalars(row).items():
-            if not is_clock(name) if self._wanted is None else name in self._wanted:
-                self._curves.setdefault(name, Curve()).add(row["step"], value)
+            self.by_name.setdefault(name, Curve()).add(row["step"], value)
 
-    def names(self) -> list[str]:
-        """What was found."""
-        return list(self._curves)
+    def panels(self, names: Sequence[str] | None = None) -> Panels:
+        """The curves as they are drawn, the loss first.
 
-    def panels(self) -> Panels:
-        """The curves, the loss first; of a value that is logged by the window and by the epoch, the finer one."""
+        Args:
+            names: only these. Unless told, all but times, throughput and memory; of a value that is logged by the window
+                and by the epoch, the finer one.
+        """
+        chosen = [name for name in self.by_name if (name in names if names is not None else self._is_drawn(name))]
         panels: Panels = {}
-        chosen = self._curves if self._wanted is not None else {name: curve for name, curve in self._curves.items() if not self._is_coarse(name)}
         for name in sorted(chosen, key=lambda name: (panel_of(name) != "loss", panel_of(name), name)):
-            panels.setdefault(panel_of(name), {})[name] = chosen[name].thinned()
+            panels.setdefault(panel_of(name), {})[name] = self.by_name[name].thinned()
         return panels
 
-    def _is_coarse(self, name: str) -> bool:
-        """Whether the same value has another curve of more points."""
-        if not name.startswith("train/"):
-            return False
+    def _is_drawn(self, name: str) -> bool:
+        if is_clock(name) or not name.startswith("train/"):
+            return not is_clock(name)
         by_epoch, by_window = f"train/epoch_{panel_of(name)}", f"train/{panel_of(name)}"
-        points = {one: len(self._curves[one].steps) if one in self._curves else 0 for one in (by_epoch, by_window)}
-        return (name == by_window and points[by_epoch] >= points[name]) or (name == by_epoch and points[by_window] > points[name])
+        points = {one: len(self.by_name[one].steps) if one in self.by_name else 0 for one in (by_epoch, by_window)}
+        return name != (by_epoch if points[by_window] > points[by_epoch] else by_window) or not min(points.values())
 
 
 def panel_of(name: str) -> str:

@@ -20,6 +20,8 @@ _UNDATED: dict[str, dict[str, None]] = {"png": {"Software": None}, "pdf": {"Crea
 _COLUMNS = 3
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's palette, which colour-blind people can tell apart."""
+_LINES = {"train": "--", "test": ":"}
+"""Of several runs each has a colour, so the split is told by the line."""
 _INSIDE = 4
 """A legend of more entries would lie on the curves."""
 _DOTS = 30
@@ -36,19 +38,20 @@ def draw(runs: Mapping[str, Panels]) -> Figure:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    figure_class = _figure_class()
     names = list(dict.fromkeys(panel for panels in runs.values() for panel in panels))
     columns = min(_COLUMNS, len(names)) or 1
     rows = -(-len(names) // columns) or 1
-    figure: Figure = figure_class(figsize=(4.6 * columns, 3.2 * rows), layout="constrained")
+    entries = sum(len(panels.get(names[0], {})) for panels in runs.values()) if names else 0
+    legend = 0.0 if entries <= _INSIDE else 0.2 * -(-entries // 4)
+    figure: Figure = figure_class()(figsize=(4.6 * columns, 3.2 * rows + legend), layout="constrained")
     for place, name in enumerate(names):
         axes = figure.add_subplot(rows, columns, place + 1)
-        labels = []
-        for number, (run, panels) in enumerate(runs.items()):
-            for order, (curve_name, curve) in enumerate(panels.get(name, {}).items()):
-                labels.append(curve_name if len(runs) == 1 else f"{run}: {curve_name}")
-                _add(axes, curve, **_look(curve_name, number, order, len(runs)))
-        _finish(axes, name, labels)
+        drawn = [(run, number, label) for number, run in enumerate(runs) for label in runs[run].get(name, {})]
+        for order, (run, number, label) in enumerate(drawn):
+            colour = _COLOURS[(order if len(runs) == 1 else number) % len(_COLOURS)]
+            split = "" if len(runs) == 1 else label.partition("/")[0]
+            _add(axes, runs[run][name][label], color=colour, linestyle=_LINES.get(split, "-"))
+        _finish(axes, name, [label if len(runs) == 1 else f"{run}: {label}" for run, _, label in drawn], place == 0)
     return figure
 
 
@@ -87,34 +90,36 @@ def save(figure: Figure, path: Path) -> None:
         raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from None
 
 
-def _look(name: str, number: int, order: int, runs: int) -> dict[str, Any]:
-    if runs == 1:
-        return {"color": _COLOURS[order % len(_COLOURS)], "linestyle": "-"}
-    # Two curves of a run in one panel: the split is told by the line.
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": "--" if name.startswith("train/") else "-"}
-
-
 def _add(axes: Any, curve: Curve, **look: Any) -> None:
     axes.plot(curve.steps, curve.values, marker="o" if len(curve.steps) <= _DOTS else None, markersize=3, linewidth=1.4, **look)
 
 
-def _finish(axes: Any, name: str, labels: list[str]) -> None:
+def _finish(axes: Any, name: str, labels: list[str], first: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
     title = axes.set_title(name, fontsize=11)
     axes.set_xlabel("step", fontsize=9)
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.tick_params(labelsize=8)
     axes.grid(True, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlim(left=0)
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.16), "ncols": 2} if len(labels) > _INSIDE else {}
-    legend = axes.legend(axes.lines, labels, fontsize=8, frameon=False, **below)
-    for text in (title, *legend.get_texts()):
+    texts = [title]
+    if len(labels) <= _INSIDE:
+        texts += axes.legend(axes.lines, labels, fontsize=8, frameon=False).get_texts()
+    elif first:  # the colours and lines mean the same in each panel
+        legend = axes.figure.legend(axes.lines, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+        texts += legend.get_texts()
+    for text in texts:
         text.set_parse_math(False)  # a name with dollars in it is no formula
 
 
-def _figure_class() -> Any:
+def figure_class() -> Any:
+    """Matplotlib's `Figure`.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -16,13 +16,13 @@ class Journal:
 
     Args:
         path: the file; made where it is missing.
-        length: bytes to keep, None for all; what was written after the checkpoint was taken back with it.
+        length: bytes to keep; what was written after the checkpoint was taken back with it.
     """
 
-    def __init__(self, path: Path, length: int | None) -> None:
+    def __init__(self, path: Path, length: int) -> None:
         self.path = path
         self._file = open(path, "ab", buffering=0)
-        self._length = path.stat().st_size if length is None else min(length, path.stat().st_size)
+        self._length = min(length, path.stat().st_size)
         self._file.truncate(self._length)
         self._unwritten = b""
 
@@ -82,6 +82,8 @@ def read_journal(path: str | Path) -> Iterator[Row]:
             if line.endswith(b"\n"):
                 try:
                     row = json.loads(line)
+                    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                        raise ValueError
                 except ValueError:
                     raise RunFolderError(f"line {number} of {file} is damaged") from None
                 yield row

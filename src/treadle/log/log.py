@@ -35,7 +35,8 @@ class Log:
     def __init__(self, folder: Path, writers: Sequence[Writer]) -> None:
         self._folder = folder
         self._writers = list(writers)
-        self._journal: Journal | None = None
+        self._journal: Journal | None = None  # none before the run begins, nor where it is over
+        self._is_open = False
         self._rows: dict[int, Row] = {}  # by step, values still on their devices
         self.latest: dict[str, tuple[Any, int]] = {}
         """The newest fetched value of every name, with its step."""
@@ -47,9 +48,10 @@ class Log:
             length: None for a run that is over: the journal is left as it is, and only the views that a person watches are made.
         """
         path = self._folder / "metrics.jsonl"
-        self._journal = Journal(path, length)
+        self._is_open = True
+        self._journal = None if length is None else Journal(path, length)
         rows = self._readable(path)
-        if length is not None and self._journal.length < length:
+        if self._journal is not None and length is not None and self._journal.length < length:
             self.say(f"warning: metrics.jsonl has {self._journal.length} bytes, the checkpoint was taken at {length}: rows are missing")
         for row in rows:
             self._remember(row)
@@ -138,21 +140,23 @@ class Log:
 
     def close(self) -> None:
         """Write what waits, and end every writer."""
+        if not self._is_open:
+            return
+        self.flush()
         if self._journal is not None:
-            self.flush()
             try:
                 self._journal.close()
             except OSError as error:
                 self.say(f"warning: metrics.jsonl cannot be written ({error.strerror})")
-        for writer in list(self._writers) if self._journal is not None else ():
+        for writer in list(self._writers):
             self._guarded(writer, "close")
 
     def _write(self, row: Row) -> None:
-        assert self._journal is not None, "Log.open comes first"
         try:
-            self._journal.write(row)
+            if self._journal is not None:
+                self._journal.write(row)
         except OSError as error:
-            self.say(f"warning: metrics.jsonl cannot be written at step {row['step']} ({error.strerror}); the rows wait in memory")
+            self.say(f"warning: metrics.jsonl cannot be written ({error.strerror}); the rows wait in memory")
         for writer in list(self._writers):
             self._guarded(writer, "write", row)
 

@@ -37,69 +37,57 @@ class Display:
 
 
 class Notebook:
-    """Shows a run below its cell."""
+    """Shows a run below its cell: what there is to say and the bar in one output, the table in another, which changes seldom."""
 
     live = True
 
     def __init__(self) -> None:
-        self._display = Display()
+        self._head, self._table = Display(), Display()
         self._lines: list[str] = []
         self._rows: list[tuple[Row, dict[str, float]]] = []
         self._place, self._done, self._facts = "", 0.0, ""
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin, with the table of a run that goes on."""
-        for row in rows:
-            self._take(row)
-        self._draw()
+        self._rows = [(row, shown(row)) for row in rows if is_shown(row)]
+        self._draw_head()
+        self._draw_table()
 
     def write(self, row: Row) -> None:
         """Show the row of an epoch or an evaluation as a line of the table."""
-        if self._take(row):
-            self._draw()
+        if is_shown(row):
+            self._rows.append((row, shown(row)))
+            self._draw_table()
 
     def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None, doing: str) -> None:
         """Move the bar; see `treadle.log.console.Console.tick`."""
         self._place, self._done, self._facts = place(progress), progress.fraction, doing or facts(loss, rate, left)
-        self._draw()
+        self._draw_head()
 
     def say(self, text: str) -> None:
-        """Show a line; the same line once."""
-        if text not in self._lines:
+        """Show a line; the same warning once."""
+        if not (text.startswith("warning") and text in self._lines):
             self._lines.append(text)
-            self._draw()
+            self._draw_head()
 
     def close(self) -> None:
         """End; what was shown stays."""
 
-    def _take(self, row: Row) -> bool:
-        if is_shown(row):
-            self._rows.append((row, shown(row)))
-        return is_shown(row)
-
-    def _draw(self) -> None:
-        self._display.show({"text/html": self._html(), "text/plain": self._text()})
-
-    def _columns(self) -> list[str]:
-        return in_order(dict.fromkeys(name for _, values in self._rows for name in values))
-
-    def _html(self) -> str:
-        columns = self._columns()
-        parts = [f"<div{_WARNING if line.startswith('warning') else ''}>{escape(line)}</div>" for line in self._lines]
+    def _draw_head(self) -> None:
+        page = [f"<div{_WARNING if line.startswith('warning') else ''}>{escape(line)}</div>" for line in self._lines]
+        text = list(self._lines)
         if self._place:
             bar = f'<progress value="{self._done:.4f}" max="1" style="width:20em"></progress>'
-            parts.append(f"<div>{escape(self._place)} {bar} {self._done:.0%} {escape(self._facts)}</div>")
-        if self._rows:
-            body = [_row("td", cells(row, values, columns)) for row, values in self._rows]
-            parts.append(f"<table>{_row('th', heads(columns))}{''.join(body)}</table>")
-        return "".join(parts)
+            page.append(f"<div>{escape(self._place)} {bar} {self._done:.0%} {escape(self._facts)}</div>")
+            text.append(f"{self._place} {self._done:.0%} {self._facts}")
+        self._head.show({"text/html": "".join(page), "text/plain": "\n".join(text)})
 
-    def _text(self) -> str:
-        """The same where there is no HTML, such as a notebook turned into text."""
-        columns = self._columns()
-        table = [heads(columns), *(cells(row, values, columns) for row, values in self._rows)] if self._rows else []
-        progress = [f"{self._place} {self._done:.0%} {self._facts}"] if self._place else []
-        return "\n".join([*self._lines, *progress, *("  ".join(cell.rjust(10) for cell in line) for line in table)])
+    def _draw_table(self) -> None:
+        columns = in_order(dict.fromkeys(name for _, values in self._rows for name in values))
+        lines = [heads(columns), *(cells(row, values, columns) for row, values in self._rows)] if self._rows else []
+        page = "".join(_row("td" if number else "th", line) for number, line in enumerate(lines))
+        text = "\n".join("  ".join(cell.rjust(10) for cell in line) for line in lines)
+        self._table.show({"text/html": f"<table>{page}</table>", "text/plain": text})
 
 
 _WARNING = ' style="color:#b58900"'

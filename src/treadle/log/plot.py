@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from treadle.log.curves import Curves
-from treadle.log.figure import draw, save, to_bytes
+from treadle.log.figure import draw, figure_class, save, to_bytes
 from treadle.log.notebook import Display, in_notebook
 from treadle.log.words import is_shown
 from treadle.log.writer import Row
@@ -40,7 +40,7 @@ class Plot:
     """
 
     def __init__(self, names: Iterable[str] | None = None) -> None:
-        draw({})  # matplotlib is missing now, and not after the first epoch
+        figure_class()  # matplotlib is missing now, and not after the first epoch
         self._names = names if names is None else list(names)
         self._display = Display() if in_notebook() else None
 
@@ -52,12 +52,9 @@ class Plot:
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin, with the curves of a run that goes on."""
         self._path = folder / "plots" / "curves.png"
-        self._curves = Curves(self._names)
-        self._next, self._drawn = 0.0, True
+        self._curves = Curves(rows)
+        self._next, self._drawn = 0.0, False
         self._display = Display() if self._display else None  # a cell that is run again has an output of its own
-        for row in rows:
-            self._curves.add(row)
-            self._drawn = False
         self._draw()
 
     def write(self, row: Row) -> None:
@@ -72,13 +69,13 @@ class Plot:
         self._draw()
 
     def _draw(self) -> None:
-        if self._drawn or not (panels := self._curves.panels()):
+        if self._drawn or not (panels := self._curves.panels(self._names)):
             return
         began = time.monotonic()
         figure = draw({"": panels})
         if self._display:
             picture = b64encode(to_bytes(figure, "png")).decode()
-            self._display.show({"image/png": picture, "text/plain": f"curves of {', '.join(self._curves.names())}"})
+            self._display.show({"image/png": picture, "text/plain": f"curves of {', '.join(name for panel in panels.values() for name in panel)}"})
         else:
             save(figure, self._path)
         self._drawn = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from itertools import pairwise
 from typing import Any
@@ -12,10 +11,12 @@ from treadle.log.curves import Curve, Panels
 _COLOURS = ("cyan", "yellow", "green", "magenta", "red", "blue")
 _HEIGHT = 9
 _MARGIN = 11
+_HUGE = 1e100
+"""Beyond it, and NaN, no line is drawn: differences of such values are not numbers any more."""
 
 
 def print_curves(panels: Panels, width: int | None = None) -> None:
-    """Draw each panel below the other; where the output cannot show the dots, or nothing is finite, nothing.
+    """Draw each panel below the other; where the output cannot show the dots, or there is nothing to draw, nothing.
 
     Args:
         panels: the curves.
@@ -48,8 +49,7 @@ def _print_panel(console: Any, name: str, curves: dict[str, Curve], limits: tupl
 
     low, high, first, last = limits
     room = (high - low) * 0.02 or abs(high) * 0.1 or 1.0  # the dots of the extremes are on the canvas, not on its edge
-    margin = _MARGIN
-    canvas = plotille.Canvas(max(10, width - margin - 1), _HEIGHT, first, low - room, max(last, first + 1), high + room, mode="names")
+    canvas = plotille.Canvas(max(10, width - _MARGIN - 1), _HEIGHT, first, low - room, max(last, first + 1), high + room, mode="names")
     title = Text(name, style="bold")
     for place, (label, curve) in enumerate(curves.items()):
         colour = _COLOURS[place % len(_COLOURS)]
@@ -58,9 +58,9 @@ def _print_panel(console: Any, name: str, curves: dict[str, Curve], limits: tupl
     console.print(title)
     for row, line in enumerate(canvas.plot().splitlines()):
         label = _label(high) if row == 0 else _label(low) if row == _HEIGHT - 1 else ""
-        console.print(Text(f"{label:>{margin - 1}} │").append_text(Text.from_ansi(line)))
+        console.print(Text(f"{label:>{_MARGIN - 1}} │").append_text(Text.from_ansi(line)))
     left, right = f"step {first:,}", f"{last:,}"
-    console.print(Text(" " * (margin + 1) + left + right.rjust(max(1, width - margin - 1 - len(left)))), style="dim")
+    console.print(Text(" " * (_MARGIN + 1) + left + right.rjust(max(1, width - _MARGIN - 1 - len(left)))), style="dim")
 
 
 def _trace(canvas: Any, curve: Curve, colour: str | None) -> None:
@@ -71,7 +71,7 @@ def _trace(canvas: Any, curve: Curve, colour: str | None) -> None:
 
 
 def _finite(curve: Curve) -> Curve:
-    kept = [place for place, value in enumerate(curve.values) if math.isfinite(value)]
+    kept = [place for place, value in enumerate(curve.values) if abs(value) < _HUGE]
     return Curve([curve.steps[place] for place in kept], [curve.values[place] for place in kept])
 
 

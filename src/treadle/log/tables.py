@@ -36,13 +36,14 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
             sys.stdout.write("\t".join(row) + "\n")
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_header=bool(columns))
     for place, column in enumerate(columns):
         table.add_column(column, justify="right" if place else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console = Console()
     console.print(title, highlight=False, markup=False)
     console.print(table)

@@ -33,7 +33,11 @@ def heads(columns: Iterable[str]) -> list[str]:
 
 def cells(row: Row, values: Mapping[str, float], columns: Iterable[str]) -> list[str]:
     """One line of the table; what the row lacks is empty."""
-    return [f"{row['epoch']:.4g}", str(row["step"]), *(number(name, values[name]) if name in values else "" for name in columns)]
+    return [
+        f"{row['epoch']:.2f}".rstrip("0").rstrip("."),
+        str(row["step"]),
+        *(number(name, values[name]) if name in values else "" for name in columns),
+    ]
 
 
 def head(name: str) -> str:

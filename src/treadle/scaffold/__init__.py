@@ -10,8 +10,6 @@ from urllib.parse import unquote, urlparse
 from treadle.core.errors import UsageError
 
 PROJECT = Path(__file__).with_name("project")
-_TEXTS = ("README.md", "requirements.txt")
-"""Files in which a name is filled in."""
 
 
 def create(folder: Path) -> list[Path]:
@@ -42,9 +40,11 @@ def create(folder: Path) -> list[Path]:
 
 
 def _content(source: Path, name: str) -> bytes:
-    if source.parent != PROJECT or source.name not in _TEXTS:
-        return source.read_bytes()
-    return source.read_text(encoding="utf-8").replace("PROJECT", name).replace("TREADLE", _requirement()).encode()
+    if source == PROJECT / "README.md":
+        return source.read_bytes().replace(b"PROJECT", name.encode())
+    if source == PROJECT / "requirements.txt":
+        return source.read_bytes().replace(b"TREADLE", _requirement().encode())
+    return source.read_bytes()
 
 
 def _requirement() -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import sysconfig
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType, ModuleType
 
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {str(Path(__file__).parents[1])})
+from treadle.core.places import is_users
 
 
 def own_sources() -> list[Path]:
@@ -20,7 +19,7 @@ def own_sources() -> list[Path]:
 def is_own(module: ModuleType) -> bool:
     """Whether a module comes from a Python file that belongs to no installed distribution."""
     name = getattr(module, "__file__", None)
-    return isinstance(name, str) and name.endswith(".py") and not _is_installed(name)
+    return isinstance(name, str) and name.endswith(".py") and is_users(name)
 
 
 def code_digest() -> str:
@@ -52,7 +51,3 @@ def maker(frame: FrameType, kind: str) -> str:
     if getattr(function, "__code__", None) is not code or name.rpartition(".")[2] != kind or not path.is_file():
         return ""
     return f"{path.resolve()}:{code.co_name}"
-
-
-def _is_installed(name: str) -> bool:
-    return name.startswith(_INSTALLED) or "site-packages" in name or "dist-packages" in name

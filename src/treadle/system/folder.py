@@ -14,7 +14,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 from weakref import WeakSet
@@ -24,6 +23,7 @@ from treadle.config.loading import flatten, load_config, save_config
 from treadle.config.schema import PLACES, config_path
 from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ACCEPT, ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
+from treadle.core.structure import same
 from treadle.system.code import code_digest
 from treadle.system.files import write_json
 
@@ -53,10 +53,6 @@ class RunFolder:
         """What is odd in it."""
         self._lock: TextIO | None = None
 
-    @cached_property
-    def _code(self) -> str:
-        return code_digest()
-
     def open(self, config: Any, accept_changes: bool) -> None:
         """Take the folder for a run: lock it, and compare what is in it with what was asked for.
 
@@ -77,17 +73,23 @@ class RunFolder:
             self.close()
             raise
 
-    def waits_for(self, config: Any) -> bool:
-        """Whether a run of this config can begin or go on here."""
+    def is_unfinished(self, config: Any) -> bool:
+        """Whether it holds a run of this very config that can go on."""
         record = self.record()
-        if self._is_fresh(record):
-            return not self.is_locked()
-        return record.get("status") not in DONE and not self._changes(config) and not self.notes
+        if self._is_fresh(record) or record.get("status") in DONE:
+            return False
+        try:
+            return not self._changes(config)
+        except ConfigError:  # what it was cannot be read
+            return False
 
-    def same_code(self) -> bool:
-        """Whether the run in it was started by the code that is imported now; so is none at all."""
-        record = self.record()
-        return self._is_fresh(record) or record.get("code") == self._code
+    def has_same_code(self) -> bool:
+        """Whether the run in it was started by the code that is imported now."""
+        return self.record().get("code") == code_digest()
+
+    def is_free(self) -> bool:
+        """Whether nothing in it has to be kept, and nobody is about to begin there."""
+        return self._is_fresh(self.record()) and not self.is_locked()
 
     def save_config(self, config: Any) -> None:
         """Write the resolved config, once it is certain that the run goes on with it.
@@ -115,7 +117,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        write_json(self.path / "run.json", {**record, "origin": self._origin, "code": self._code})
+        write_json(self.path / "run.json", {**record, "origin": self._origin, "code": code_digest()})
 
     def _take_lock(self) -> None:
         import fcntl
@@ -158,7 +160,11 @@ class RunFolder:
             self.notes.append("warning: run.json cannot be read; the run goes on from its checkpoints")
         if self.fresh:
             return
-        changes = self._changes(config)
+        try:
+            changes = self._changes(config)
+        except ConfigError as error:
+            self.notes.append(f"warning: the config of the run so far cannot be read, so it was not compared: {error}")
+            changes = []
         self.done = record.get("status") in DONE and not accept_changes
         if self.done and changes:
             raise RunFinished(
@@ -185,18 +191,19 @@ class RunFolder:
             return dict(flatten(plain(read_yaml(path))))
 
     def _changes(self, config: Any) -> list[str]:
-        try:
-            before = self._config_before(config)
-        except ConfigError as error:
-            self.notes.append(f"warning: the config of the run so far cannot be read, so it was not compared: {error}")
-            return []
+        """What differs from the config of the run so far.
+
+        Raises:
+            ConfigError: that cannot be read.
+        """
+        before = self._config_before(config)
         after = dict(flatten(to_dict(config)))
         prefix = f"{held}." if (held := config_path(config)) else ""
         places = tuple(f"{prefix}{name}" for name in PLACES)
         return [
             f"  {key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
             for key in dict.fromkeys([*before, *after])
-            if before.get(key, "(absent)") != after.get(key, "(absent)") and not _is_under(key, places)
+            if not same(before.get(key, "(absent)"), after.get(key, "(absent)")) and not _is_under(key, places)
         ]
 
 
@@ -221,7 +228,7 @@ def read_record(path: Path) -> dict[str, Any]:
         return dict(json.loads((path / "run.json").read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return {"status": "unknown"}
 
 

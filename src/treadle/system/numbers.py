@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
+from pathlib import Path
 from typing import TypeVar
 
 from treadle.config.schema import run_config, with_run_dir
@@ -34,16 +35,15 @@ def numbered(config: T) -> tuple[T, list[str]]:
         return config, []
     if _PLACE in after:
         raise ConfigError(f"run_dir: got {run_dir!r}; {_PLACE} may stand in it once")
-    notes: list[str] = []
     numbers = sorted(_taken(before, after), reverse=True)
-    for _, name in numbers:
-        folder = RunFolder(name)
-        if folder.path.is_dir() and folder.waits_for(config):
-            if folder.same_code():
-                return with_run_dir(config, name), notes
-            notes = notes or [f"{name} is unfinished, with this config and other code: run_dir={name} would go on there"]
+    folders = {name: RunFolder(name) for _, name in numbers if Path(name).is_dir()}
+    unfinished = [name for name, folder in folders.items() if folder.is_unfinished(config)]
+    same = [name for name in unfinished if folders[name].has_same_code()]
+    notes = [f"{name} is unfinished, with this config and other code: run_dir={name} would go on there" for name in unfinished[:1] if not same]
     following = numbers[0][0] + 1 if numbers else 1
-    return with_run_dir(config, f"{before}{following:03d}{after}"), notes
+    free = (name for name, folder in folders.items() if folder.is_free())
+    chosen = same[0] if same else next(free, f"{before}{following:03d}{after}")
+    return with_run_dir(config, chosen), notes
 
 
 def _taken(before: str, after: str) -> list[tuple[int, str]]:

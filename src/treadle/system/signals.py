@@ -59,11 +59,22 @@ class StopRequest:
             os.write(2, _STOPPING)  # a signal may come in the middle of a print
 
 
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes that are started in here do not hear Ctrl-C: they go on until the one that started them says so."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _STOPPING = b" finishing this step and saving; Ctrl-C again: at once\n"
 
 
 def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Who asked twice knows where the program was stopped: by them."""
+    sys.excepthook = sys.__excepthook__
     if issubclass(kind, KeyboardInterrupt):
         sys.stderr.write("stopped at once\n")
     else:

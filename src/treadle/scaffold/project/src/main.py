@@ -14,10 +14,10 @@ def main(config: ProjectConfig) -> treadle.Result:
     """Train, then look at the test set once."""
     trainer = experiment(config)
     result = trainer.fit()
-    if result.best is None or result.status.startswith("interrupted"):
+    if result.status.startswith("interrupted"):
         return result  # the same command goes on
 
-    treadle.load_weights(result.best, trainer.model)
+    treadle.load_weights(result.best or result.last, trainer.model)
     scores = trainer.evaluate(dataset.test_set())
     print(f"test set, weights of the best epoch: accuracy {scores['accuracy']:.3f}, loss {scores['loss']:.3f}")
 
