@@ -34,6 +34,7 @@ suppress_warnings = ["myst.strikethrough"]
 
 default_role = "literal"
 smartquotes = False
+highlight_language = "none"
 napoleon_numpy_docstring = False
 napoleon_custom_sections = ["Source"]
 autodoc_member_order = "bysource"
