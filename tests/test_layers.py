@@ -15,6 +15,7 @@ for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core",)}
 BELOW |= {"scaffold": ("core",), "cli": (*BELOW["training"], "training", "scaffold")}
+BELOW["__main__"] = ("cli",)
 BELOW["__init__"] = (*BELOW["cli"], "cli", "policies", "errors", "schedules")
 STANDARD_ONLY = {"core": (), "config": ("pydantic", "annotated_types", "yaml")}
 

@@ -190,3 +190,25 @@ def test_each_of_several_optimizers_is_compared_under_its_name():
         run(0.1, steps=4)
     with pytest.raises(RunChanged, match=r"another optimizer\n  optimizer-b: lr: 0.1 -> 0.2\n"):
         run(0.2, steps=None)
+
+
+def test_an_lr_in_a_tensor_is_compared_too():
+    stopped(lambda params: ADAM(params, lr=torch.tensor(0.125)))
+    with pytest.raises(RunChanged, match=r"optimizer: lr: 0.125 -> 0.5\n"):
+        trainer(lambda params: ADAM(params, lr=torch.tensor(0.5))).fit()
+
+
+def test_groups_of_an_optimizer_that_came_ready_are_compared_too_and_fitting_twice_is_no_change():
+    def ready(lr):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        optimizer = SGD([{"params": [model.weight], "lr": lr}, {"params": [model.bias]}], lr=0.5)
+        one = trainer(optimizer, schedules={"lr": treadle.schedules.cosine(0.25)})
+        one.model = model
+        return one
+
+    first = ready(0.125)
+    result = first.fit()
+    assert first.fit() == result, "the schedule has moved its lr meanwhile"
+    with pytest.raises(RunChanged, match=r"optimizer, group 1: lr: 0.125 -> 0.25\n"):
+        ready(0.25).fit()

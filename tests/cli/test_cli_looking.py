@@ -17,9 +17,10 @@ from shtab import SUPPORTED_SHELLS as SHELLS
 from torch import nn
 
 import treadle
-from treadle.cli.main import VERBS, main
+from treadle.cli.main import VERBS, guarded, main
+from treadle.log.tables import print_table
 
-PROGRAM = [sys.executable, "-c", "import sys; from treadle.cli.main import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-c", "import sys; from treadle.cli.main import guarded, main; sys.exit(main())"]
 
 
 def train(folder="results/001", handler=None, tensorboard=False, loss=None, **given):
@@ -222,7 +223,7 @@ def test_looking_waits_for_no_torch():
         *([verb, "--help"] for verb in VERBS),
     ]
     code = (
-        "import sys\nfrom treadle.cli.main import main\n"
+        "import sys\nfrom treadle.cli.main import guarded, main\n"
         f"for words in {lines}:\n"
         "    try: assert main(words) == 0, words\n"
         "    except SystemExit as end: assert end.code == 0, words\n"
@@ -241,3 +242,28 @@ def test_who_stops_reading_gets_no_traceback(words):
     done = subprocess.run([*PROGRAM, *words], stdout=writes, stderr=subprocess.PIPE, text=True, check=False, env=settings)
     os.close(writes)
     assert done.stderr == "" and done.returncode not in (0, 2)
+
+
+# --- outputs that are not there, and names that look like something else ---
+
+
+@pytest.mark.parametrize("words", [["show", "results/001"], ["plot", "results/001"], ["--help"]])
+def test_a_closed_output_is_no_failure(words):
+    train()
+    done = subprocess.run(f"{sys.executable} -m treadle {' '.join(words)} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_values_with_brackets_are_shown_as_they_are(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_table("a [b] table", ["name", "[x]"], [["[relu, tanh]", "a[/x]"]])
+    out = capsys.readouterr().out
+    assert "a [b] table" in out and "[relu, tanh]" in out and "a[/x]" in out and "[x]" in out
+
+
+def test_a_pipe_of_the_users_own_that_breaks_is_an_exception_like_any_other():
+    def call():
+        raise BrokenPipeError("mine")
+
+    with pytest.raises(BrokenPipeError, match="mine"):
+        guarded("treadle", call)

@@ -1,6 +1,7 @@
 """The console: a table for people, plain where nobody watches, silent where it is asked to be."""
 
 import io
+import re
 from functools import partial
 
 import pytest
@@ -129,3 +130,38 @@ def test_a_run_that_goes_on_says_so_and_does_not_repeat_its_table(tmp_path, caps
     out = capsys.readouterr().out
     assert any("after step 3" in line and str(tmp_path) in line for line in out.splitlines())
     assert [line.split()[:2] for line in table(out)[1:]] == [["2", "6"], ["3", "9"]]
+
+
+def test_with_evaluations_between_the_epochs_the_training_columns_are_there(tmp_path, capsys):
+    torch.manual_seed(0)
+    data = torch.randn(24, 3), torch.randint(0, 2, (24,))
+    config = treadle.Config(
+        run_dir=str(tmp_path / "run"), duration="2 epochs", batch_size=8, evaluate=treadle.EvaluateConfig(every="2 steps"),
+        log=treadle.LogConfig(console="plain", tensorboard=False),
+    )  # fmt: skip
+    treadle.train(lambda: nn.Linear(3, 2), nn.CrossEntropyLoss(), data, valid=data, optimizer=SGD, config=config)
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["epoch"]]
+    assert rows == [["epoch", "step", "valid/loss"], ["epoch", "step", "train/epoch_loss", "valid/loss", "seconds"]]
+
+
+def test_what_a_handler_logs_now_and_then_gets_no_column_and_takes_none_away(tmp_path, capsys):
+    def now_and_then(run):
+        if run.progress.steps == 6:
+            run.log({"train/grad_norm": 1.0})
+
+    run(tmp_path, "plain", handler=now_and_then)
+    heads = [line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["epoch"]]
+    assert heads == [["epoch", "step", "train/epoch_loss", "train/accuracy", "valid/loss", "valid/accuracy", "seconds"]]
+
+
+@pytest.mark.parametrize(("width", "kept"), [(100, 5), (80, 4), (64, 3), (50, 2)])
+def test_columns_that_do_not_fit_are_named_and_the_losses_stay_longest(tmp_path, monkeypatch, width, kept):
+    screen = Terminal(file=io.StringIO(), force_terminal=True, width=width, color_system=None, legacy_windows=False, _environ={})
+    monkeypatch.setattr(rich, "_console", screen)
+    run(tmp_path, "rich")
+    lines = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", screen.file.getvalue()).replace("\r", "\n").splitlines()
+    head = next(line for line in lines if line.split()[:2] == ["epoch", "step"]).split()[2:]
+    by_worth = ["valid/loss", "train/epoch_loss", "valid/accuracy", "train/accuracy", "seconds"]
+    assert set(head) == set(by_worth[:kept])
+    told = " ".join(lines)
+    assert all(name in told for name in by_worth[kept:]) and ("not shown, for lack of columns" in told) == (kept < 5)

@@ -228,3 +228,27 @@ def test_an_own_config_that_holds_a_config_gets_its_number_too():
     assert str(train(Holds(width=4)).run_dir) == "results/003"
     assert str(train(replace(Holds(), run=config(time_limit=100))).run_dir) == "results/002"
     assert treadle.load_config(Holds, "results/003/config.yaml") == Holds(width=4, run=config("results/003"))
+
+
+def test_a_later_run_that_failed_does_not_take_the_place_of_one_that_was_cut_short():
+    train(config(), fail_at=3)
+    with pytest.raises(ConfigError), treadle.Run(config(seed=1)) as other:
+        other.prepare("no model", SGD)
+    assert runs() == ["001", "002"]
+    assert chosen(config()) == "results/001" and chosen(config(seed=1)) == "results/002"
+
+
+def test_a_run_that_cannot_be_read_is_left_alone(monkeypatch):
+    train(config(), fail_at=3)
+    Path("results/001/run.json").unlink()
+    Path("results/001/run.json").mkdir()  # as unreadable as one of somebody else's
+    assert chosen(config()) == "results/002"
+
+
+def test_a_value_that_is_not_a_number_does_not_make_another_run():
+    @dataclass(frozen=True, kw_only=True)
+    class Own(treadle.Config):
+        margins: tuple[float, ...] = (float("nan"), 1.0)
+
+    train(config(kind=Own), fail_at=3)
+    assert str(train(config(kind=Own)).run_dir) == "results/001"

@@ -41,7 +41,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     table = Table(show_header=bool(columns))
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left", overflow="fold")
+        table.add_column(escape(column), justify="right" if place else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(escape, row))
     console = Console()
