@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
+from functools import cache
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-_STANDARD = [Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")]
-_INSTALLED = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+
+
+def _below(*places: str | Path) -> tuple[str, ...]:
+    return tuple({f"{place}{os.sep}" for place in places})
+
+
+_STANDARD = ("<frozen ", *_below(sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")))
+_INSTALLED = _below(sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+_FOLDERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages"))
+_OURS = _below(PACKAGE)
 
 
 def is_installed(file: str) -> bool:
     """Whether it belongs to an installed distribution."""
-    path = Path(file)
-    return any(path.is_relative_to(place) for place in _INSTALLED) or not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return file.startswith(_INSTALLED) or any(name in file for name in _FOLDERS)
 
 
 def is_standard(file: str) -> bool:
     """Whether it is Python's own."""
-    return file.startswith("<frozen ") or (any(Path(file).is_relative_to(place) for place in _STANDARD) and not is_installed(file))
+    return file.startswith(_STANDARD) and not is_installed(file)
 
 
+@cache
 def is_users(file: str) -> bool:
     """Whether it is neither of these, nor Treadle's."""
-    return not (is_standard(file) or is_installed(file) or Path(file).is_relative_to(PACKAGE))
+    return not (is_standard(file) or is_installed(file) or file.startswith(_OURS))

@@ -14,6 +14,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TextIO
 from weakref import WeakSet
@@ -53,6 +54,11 @@ class RunFolder:
         """What is odd in it."""
         self._lock: TextIO | None = None
 
+    @cached_property
+    def _code(self) -> str:
+        """The code that the run is started with: what is edited while it goes on is not what it runs."""
+        return code_digest()
+
     def open(self, config: Any, accept_changes: bool) -> None:
         """Take the folder for a run: lock it, and compare what is in it with what was asked for.
 
@@ -85,7 +91,7 @@ class RunFolder:
 
     def has_same_code(self) -> bool:
         """Whether the run in it was started by the code that is imported now."""
-        return self.record().get("code") == code_digest()
+        return self.record().get("code") == self._code
 
     def is_free(self) -> bool:
         """Whether nothing in it has to be kept, and nobody is about to begin there."""
@@ -117,7 +123,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        write_json(self.path / "run.json", {**record, "origin": self._origin, "code": code_digest()})
+        write_json(self.path / "run.json", {**record, "origin": self._origin, "code": self._code})
 
     def _take_lock(self) -> None:
         import fcntl
