@@ -49,6 +49,13 @@ def test_the_demo_trains_tests_once_and_says_where_everything_is(capsys: pytest.
     assert json.loads(Path("results/lenet-mnist/001/run.json").read_text())["status"] == "finished"
 
 
+def test_on_a_terminal_the_demo_draws_the_curves_however_short_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["demo", "duration=20 steps", "log.console=plain", "log.every=5 steps"]) == 0
+    out = capsys.readouterr().out
+    assert "train/loss" in out and "⠤" in out and "test/accuracy" in out
+
+
 def test_a_second_demo_takes_the_next_folder() -> None:
     words = ["demo", "duration=2 steps", "evaluate.every=2 steps", "--quiet"]
     assert main(words) == 0

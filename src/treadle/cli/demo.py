@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     load_weights(weights, trainer.model)
     scores = trainer.evaluate(experiment["test_set"]())
     if sys.stdout.isatty():
-        print_curves(curves_of(result.run_dir))
+        print_curves({what: curves for what, curves in curves_of(result.run_dir).items() if what in ("loss", "accuracy")})
     rows = [["test/accuracy", f"{scores['accuracy']:.4f}"], ["test/loss", f"{scores['loss']:.4f}"], ["seconds of training", f"{seconds:.1f}"]]
     print_table(f"test set, weights of {weights.name} ({'best on the validation set' if result.best else 'the last'})", ["", "value"], rows)
     print(f"run folder   {result.run_dir}")
