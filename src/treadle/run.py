@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from treadle.checkpoint.tracked import remember
 from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import ConfigError, RunLocked, UsageError
@@ -168,8 +167,6 @@ class Run:
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
         model, optimizer = prepare(model, optimizer, self.device, self.say)
-        for built in _values(optimizer):
-            remember(built)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
         return (compiled(model) if self.config.machine.compile else model), optimizer

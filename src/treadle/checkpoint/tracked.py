@@ -18,7 +18,6 @@ RUN = "run"
 SCALER = "scaler"
 Settings = dict[str, dict[str, Any]]
 """Plain values by key, by group."""
-_EVERY = "every group"
 
 
 def plain_key(key: str) -> str:
@@ -56,6 +55,8 @@ class Tracked:
             why = "its state becomes a file of this name"
         if why:
             raise UsageError(f"cannot track {name!r} ({type(item).__name__}): {why}")
+        if isinstance(item, Optimizer):
+            _remember(item)
         self._objects[name] = item
 
     def add_handlers(self, handlers: Iterable[object]) -> None:
@@ -83,9 +84,8 @@ class Tracked:
         return states
 
     def settings(self) -> dict[str, Settings]:
-        """What each optimizer was built with, such as its lr, by name and group; of one that nobody `remember`ed, its defaults."""
-        optimizers = {name: item for name, item in self._objects.items() if isinstance(item, Optimizer)}
-        return {name: _BUILT.get(item, {_EVERY: _plain(item.defaults)}) for name, item in optimizers.items()}
+        """What each optimizer was built with, such as its lr, by name and group."""
+        return {name: _BUILT[item] for name, item in self._objects.items() if isinstance(item, Optimizer)}
 
     def compare(self, before: dict[str, Settings], accept_changes: bool) -> None:
         """Compare what optimizers were built with then and now.
@@ -113,7 +113,7 @@ class Tracked:
             raise RunChanged(f"the run was started with another optimizer{''.join(lines)}\ngive another run_dir for a new run, or {ACCEPT} to go on")
         for name, where, key in changed:
             for place, group in enumerate(self._objects[name].param_groups, 1):
-                if where in (_EVERY, f"group {place}"):
+                if where == f"group {place}":
                     value = now[name][where][key]
                     group[key] = type(group[key])(value) if isinstance(group[key], tuple) else value
 
@@ -150,7 +150,7 @@ _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (Runti
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
 
 
-def remember(optimizer: Optimizer) -> None:
+def _remember(optimizer: Optimizer) -> None:
     """Keep in mind what an optimizer was built with, the first time that it is seen: schedules and handlers will change it."""
     if optimizer not in _BUILT:
         _BUILT[optimizer] = {f"group {place}": _plain(group) for place, group in enumerate(optimizer.param_groups, 1)}
