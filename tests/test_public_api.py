@@ -22,7 +22,7 @@ SIGNATURES = {
     "MachineConfig": "device workers micro_batch precision compile resident deterministic",
     "DataConfig": "sampler",
     "EvaluateConfig": "every batch_size",
-    "CheckpointConfig": "every keep_last keep_best best mode",
+    "CheckpointConfig": "every keep_last keep_best keep_every best mode background",
     "LogConfig": "every console tensorboard train_metrics",
     "Result": "status steps epochs metrics best last run_dir",
     "Outcome": "loss output target count logs",

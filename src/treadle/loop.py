@@ -6,17 +6,19 @@ step has happened: `_finish_step` is the one safe point.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
+from treadle.checkpoint.tree import encode
 from treadle.config.schema import run_config
-from treadle.core.errors import CheckpointError, ConfigError, NonFiniteLoss, RunFinished, did_you_mean
+from treadle.core.errors import ConfigError, RunFinished, did_you_mean
 from treadle.core.events import Events
 from treadle.core.mix import mix
 from treadle.core.schedules import Schedule
@@ -26,12 +28,12 @@ from treadle.data.loader import Loader
 from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
+from treadle.preflight import check_lengths
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
 from treadle.system.seed import get_rng_state, preserved_rng, seed, set_rng_state
 from treadle.system.signals import StopRequest
-from treadle.system.transfer import to_host
 
 TRAINING = 21
 """What the seed of the training stream is for: it does not depend on how many numbers building the model drew."""
@@ -61,10 +63,12 @@ class Loop:
         self.step = Step(self._means.add, precision)
         self.events: Events = run.events
         self.tracked = Tracked()
-        self.checkpoints = Checkpoints(folder.path, config.checkpoint)
+        self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
         self.begun = self.inside = self.over = self.evaluated = False
         self.status, self.reason = "running", ""
+        self._mark: dict[str, Any] | None = None
+        """Where a stream is; other data is where the progress says."""
         self._log_every, self._save_every = Duration.parse(config.log.every), Duration.parse(config.checkpoint.every)
         self._stop = StopRequest(None if config.time_limit is None else parse_seconds(config.time_limit))
         self._listening = ExitStack()
@@ -74,7 +78,7 @@ class Loop:
 
     def steps(self, loader: Loader | None) -> Steps:
         """The generator of steps, from where the run is."""
-        batches = _endless() if loader is None else loader.batches(self.progress.epochs, self.progress.into_epoch)
+        batches = _endless() if loader is None else loader.batches(self.progress.epochs, self.progress.into_epoch, mark=self._mark)
         self._steps = self._generate(batches)
         return self._steps
 
@@ -96,6 +100,9 @@ class Loop:
         progress = self.progress
         self._pace.data_arrived(begins_epoch=progress.into_epoch == 0)
         values = {name: schedule(progress) for name, schedule in self._schedules.items()} if self._schedules else {}
+        if self._mark is None and batch.mark is not None:
+            encode(batch.mark["state"], "the data")  # what cannot be saved is seen now, and not at the first checkpoint
+        self._mark = batch.mark
         self.step.begin(progress.steps + 1, batch, values)
         self.before, self.after = progress, progress.advanced(self.step.samples, batch.positions, batch.ends_epoch)
         if progress.into_epoch == 0:
@@ -121,6 +128,8 @@ class Loop:
         # An interrupted run goes on later, and then has the very rows that it would have had.
         if self._log_every.due(before, after) or (ending and self.status != "interrupted"):
             self._log_window()
+        if self.checkpoints.written:
+            self.checkpoints.settle()
         best = self._best_value()
         if ending or self._save_every.due(before, after) or self.checkpoints.improves(best):
             self._save(best, must=ending)
@@ -140,11 +149,11 @@ class Loop:
         """
         lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else ()
         self.before = self.progress = self.after = Progress(duration, *lengths)
-        self._check_lengths(loader is not None)
+        check_lengths(self.progress, self._config, self.events.cadences(), self._schedules, loader is not None)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)
-        states = None if self._folder.fresh else self.checkpoints.restore(self._log.say)
+        states = None if self._folder.fresh else self.checkpoints.restore()
         if states is not None:
             self._restore(states, accept_changes)
         self._pace = Pace(self.progress)
@@ -163,12 +172,15 @@ class Loop:
                 self._log.say(f"warning: the run in {self._config.run_dir!r} has no checkpoint any more; it begins anew")
             seed(mix(self._config.seed, TRAINING))
             self._log.open(0)
-            self._write(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
-        for note in self._folder.notes:
-            self._log.say(note)
+            self._save(None, must=True)  # what cannot be saved is seen now, and not after the first epoch
+        self.checkpoints.tidy()
+        for note in [*self._folder.notes, loader.way_back(self.progress.into_epoch, self._mark) if loader else ""]:
+            if note:
+                self._log.say(note)
         self._log.say(self._heading())
         self._tick()
-        self._record()
+        if states is not None:
+            self._record()
         with preserved_rng():  # it fires again when the run goes on
             self._fire("run_started")
 
@@ -189,7 +201,10 @@ class Loop:
         self._end()
 
     def fail(self, error: BaseException) -> None:
-        """Something raised: say so in the folder; the last checkpoint stays as it is."""
+        """Something raised: say so in the folder; the last checkpoint stays as it is, and one that is being written is written to its end."""
+        if isinstance(error, KeyboardInterrupt):  # who asked twice does not wait for it
+            self.checkpoints.cancel()
+        self.checkpoints.settle()
         if not self.over:
             self.status = "failed" if isinstance(error, Exception) else "interrupted"
             self.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -203,6 +218,8 @@ class Loop:
     def close(self) -> None:
         """Let go of workers and signals."""
         self._listening.close()
+        self.checkpoints.cancel()
+        self.checkpoints.settle()
         if self._steps is not None:
             self._steps.close()
 
@@ -233,7 +250,7 @@ class Loop:
         """A row: means of the loss and its companions since the last one, schedules, times."""
         row = {f"train/{name}": value for name, value in self._means.window().items()}
         row |= {f"schedule/{name}": value for name, value in self.step.values.items()}
-        row |= self._pace.window(self.progress)
+        row |= self._pace.window(self.progress, self.checkpoints.spent())
         if self._device.type == "cuda":
             row["memory/peak_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
         self._run.log(row)
@@ -272,32 +289,51 @@ class Loop:
         return value
 
     def _save(self, best: float | None, must: bool) -> None:
-        """Save a checkpoint of this step, if there is none yet."""
-        if not self.checkpoints.has(self.progress.steps) and self._write(best, must):
-            self._record()
+        """Save a checkpoint of this step, if there is none yet; training goes on while it is written, unless it must be there.
+
+        Raises:
+            CheckpointError: a state cannot be stored; or, where it must be there, it cannot be written.
+            NonFiniteLoss: a loss or a weight is not finite.
+        """
+        if self.checkpoints.has(self.progress.steps):
+            return
+        began = time.perf_counter()
+        self.checkpoints.settle()  # one at a time
+        self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
+        self.tracked.check_finite(self.progress.steps, self.checkpoints.last)
+        # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
+        heard = self.progress.steps > 0 and self.events.any_for("checkpoint_saved")
+        wait = must or heard or not self._config.checkpoint.background
+        journal = self._settled_journal(must)
+        if journal is not None:
+            self.checkpoints.begin(
+                self.progress, self._states(journal), best, wait=wait, before=self._log.sync, after=partial(self._told, self._facts())
+            )
+        written = journal is not None and (not wait or self.checkpoints.settle(must))
+        self._pace.stalled(time.perf_counter() - began)
+        if heard and written:
             with preserved_rng():  # the checkpoint holds the generators as they are now
                 self._fire("checkpoint_saved")
 
-    def _write(self, best: float | None, must: bool) -> bool:
-        """Write a checkpoint. One that cannot be written is reported and the run goes on, unless it must be there."""
-        self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
-        self._check_weights()
+    def _settled_journal(self, must: bool) -> int | None:
+        """How long the journal is, with every row so far; None where they cannot be written."""
         try:
-            journal = self._log.sync()
-            self.checkpoints.save(self.progress.steps, {**self.tracked.states(), RUN: self._state(journal)}, best)
-        except (CheckpointError, OSError) as error:
-            if must:
-                raise CheckpointError(f"step {self.progress.steps} cannot be saved: {error}") from error
-            self._log.say(f"warning: no checkpoint of step {self.progress.steps}: {error}; the run goes on")
-            return False
-        return True
+            return self._log.settled()
+        except OSError as error:
+            self.checkpoints.not_saved(self.progress.steps, error, must)
+            return None
 
-    def _state(self, journal: int) -> dict[str, Any]:
+    def _told(self, facts: dict[str, Any]) -> None:
+        """Write `run.json`."""
+        self._folder.write_record(facts | self._places())
+
+    def _states(self, journal: int) -> dict[str, Any]:
+        """Everything that is in a checkpoint."""
         counters = {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")}
         ended = [self.status, self.reason] if self.status == "stopped" else None
         values = dict(self.step.values)
         own = {"progress": counters, "ended": ended, "values": values, "journal": journal, "settings": self.tracked.settings()}
-        return {**own, "means": self._means.state_dict(), "rng": get_rng_state()}
+        return {**self.tracked.states(), RUN: {**own, "stream": self._mark, "means": self._means.state_dict(), "rng": get_rng_state()}}
 
     def _restore(self, states: dict[str, Any], accept_changes: bool) -> None:
         own = states.pop(RUN)
@@ -307,7 +343,7 @@ class Loop:
             setattr(self.progress, name, value)
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
             self.status, self.reason = own["ended"]
-        self.step.values = own["values"]
+        self.step.values, self._mark = own["values"], own.get("stream")
         self._means.load_state_dict(own["means"])
         # From an older checkpoint, where the last is damaged, a run that was over comes to the same end once more.
         if self._folder.done and (self.progress.finished or self.status != "running"):
@@ -316,9 +352,10 @@ class Loop:
         self._log.open(None if self.over else own["journal"])
         set_rng_state(own["rng"])
 
-    def _record(self) -> None:
-        progress, path = self.progress, self._folder.path
-        record = {
+    def _facts(self) -> dict[str, Any]:
+        """What `run.json` says of this moment."""
+        progress = self.progress
+        return {
             "status": self.status,
             "reason": self.reason,
             "steps": progress.steps,
@@ -326,42 +363,18 @@ class Loop:
             "epochs": progress.epochs,
             "duration": str(progress.duration),
             "values": dict(self.step.values),
-            "best": _relative(self.checkpoints.best, path),
-            "last": _relative(self.checkpoints.last, path),
         }
+
+    def _places(self) -> dict[str, Any]:
+        """And of where its checkpoints are."""
+        path, best, last = self._folder.path, self.checkpoints.best, self.checkpoints.last
+        return {"best": best and str(best.relative_to(path)), "last": last and str(last.relative_to(path))}
+
+    def _record(self) -> None:
         try:
-            self._folder.write_record(record)
+            self._told(self._facts())
         except OSError as error:  # the record is for people; training and resume do not need it
             self._log.say(f"warning: run.json cannot be written: {error.strerror}")
-
-    # --- checks ---
-
-    def _check_lengths(self, has_data: bool) -> None:
-        progress = self.progress
-        own = [("duration", progress.duration), ("log.every", self._log_every), ("checkpoint.every", self._save_every)]
-        if self._config.evaluate.every is not None and has_data:
-            own.append(("evaluate.every", Duration.parse(self._config.evaluate.every)))
-        for name, length in [*own, *self.events.cadences()]:
-            if not has_data and length.unit != "steps":
-                raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps")
-            if length.needs_epoch_size() and progress.epoch_size is None:
-                raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
-        for name, schedule in self._schedules.items():
-            try:
-                schedule(progress)
-            except ConfigError as error:
-                raise ConfigError(f"the schedule {name!r}: {error}") from None
-
-    def _check_weights(self) -> None:
-        """Raise where weights are not finite: a checkpoint of them would only take the place of a good one."""
-        for name, model in self.tracked.models().items():
-            tensors = {key: p for key, p in model.named_parameters() if p.is_floating_point()}
-            finite = to_host([p.detach().isfinite().all() for p in tensors.values()])
-            if wrong := [key for key, good in zip(tensors, finite, strict=True) if not good]:
-                raise NonFiniteLoss(
-                    f"weights of {name!r} are not finite after step {self.progress.steps}: {', '.join(wrong[:5])}; "
-                    f"they were not saved. The newest checkpoint is {self.checkpoints.last}"
-                )
 
     def _check_best(self) -> None:
         name = self._config.checkpoint.best
@@ -373,7 +386,3 @@ def _endless() -> Batches:
     """Steps without data: one part that is None, and no epochs."""
     while True:
         yield Batch([None], [1], 1, False)
-
-
-def _relative(path: Path | None, folder: Path) -> str | None:
-    return None if path is None else str(path.relative_to(folder))

@@ -11,13 +11,40 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from treadle.config.schema import Config
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
+from treadle.core.schedules import Schedule
 from treadle.core.structure import leaves
+from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords
 from treadle.system.precision import Precision
+
+
+def check_lengths(
+    progress: Progress, config: Config, cadences: Iterable[tuple[str, Duration]], schedules: Mapping[str, Schedule], has_data: bool
+) -> None:
+    """Raise where a length, a cadence or a schedule cannot be told for this data.
+
+    Raises:
+        ConfigError: it is named, with what can be said instead.
+    """
+    named = {"log.every": config.log.every, "checkpoint.every": config.checkpoint.every, "checkpoint.keep_every": config.checkpoint.keep_every}
+    if has_data:
+        named["evaluate.every"] = config.evaluate.every
+    asked = [(name, Duration.parse(text)) for name, text in named.items() if text is not None]
+    for name, length in [("duration", progress.duration), *asked, *cadences]:
+        if not has_data and length.unit != "steps":
+            raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps")
+        if length.needs_epoch_size() and progress.epoch_size is None:
+            raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
+    for name, schedule in schedules.items():
+        try:
+            schedule(progress)
+        except ConfigError as error:
+            raise ConfigError(f"the schedule {name!r}: {error}") from None
 
 
 def check_batch(

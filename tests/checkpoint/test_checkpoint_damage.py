@@ -11,6 +11,7 @@ import treadle
 from faults import full_disk
 from treadle.checkpoint.restore import read_checkpoint, verify
 from treadle.checkpoint.save import write_checkpoint
+from treadle.checkpoint.tree import encode
 from treadle.core.errors import CheckpointError
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
@@ -46,7 +47,8 @@ def checkpoint(folder, step=1):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    return write_checkpoint(folder, step, {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, {"step": step, "value": None})
+    states = {name: encode(item.state_dict(), name) for name, item in (("model", model), ("optimizer", optimizer))}
+    return write_checkpoint(folder, step, states, {"step": step, "value": None})
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

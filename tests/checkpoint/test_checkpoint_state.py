@@ -15,6 +15,7 @@ from torch import nn
 
 from treadle.checkpoint.restore import read_checkpoint
 from treadle.checkpoint.save import write_checkpoint
+from treadle.checkpoint.tree import encode
 from treadle.core.errors import CheckpointError
 
 examples = partial(settings, derandomize=True, deadline=None, database=None, max_examples=150)
@@ -40,7 +41,11 @@ DTYPES = [
 
 def there_and_back(folder, state):
     """A state that was written to a checkpoint and read again."""
-    return read_checkpoint(write_checkpoint(folder, 1, {"thing": state}, {"step": 1}))[0]["thing"]
+    return read_checkpoint(written(folder, thing=state))[0]["thing"]
+
+
+def written(folder, **states):
+    return write_checkpoint(folder, 1, {name: encode(state, name) for name, state in states.items()}, {"step": 1})
 
 
 def bits(tensor):
@@ -143,7 +148,7 @@ def test_tied_tensors_are_stored_once_and_come_back_tied(tmp_path):
 
 def test_a_state_is_a_copy_of_the_moment(tmp_path):
     value = torch.zeros(2)
-    path = write_checkpoint(tmp_path, 1, {"thing": {"a": value}}, {})
+    path = written(tmp_path, thing={"a": value})
     value.fill_(5.0)
     assert read_checkpoint(path)[0]["thing"]["a"].tolist() == [0.0, 0.0]
 
@@ -183,7 +188,7 @@ REFUSED = {
 @pytest.mark.parametrize(("value", "kind"), REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_stored_is_refused_by_its_path_and_nothing_is_left(tmp_path, value, kind):
     with pytest.raises(CheckpointError, match=rf"'thing'.*thing\.state\.0\.odd.*{kind}"):
-        write_checkpoint(tmp_path, 1, {"good": {"a": torch.ones(1)}, "thing": {"state": {0: {"odd": value}}}}, {})
+        written(tmp_path, good={"a": torch.ones(1)}, thing={"state": {0: {"odd": value}}})
     assert list(tmp_path.iterdir()) == []
 
 
@@ -194,7 +199,7 @@ def test_there_is_no_pickle_in_a_checkpoint(tmp_path, monkeypatch):
     for name in ("pickle.dumps", "pickle.dump", "pickle.loads", "pickle.load", "pickle.Pickler", "pickle.Unpickler", "torch.save", "torch.load"):
         monkeypatch.setattr(name, refuse)
     model = nn.Linear(2, 2)
-    path = write_checkpoint(tmp_path, 7, {"model": model.state_dict(), "optimizer": torch.optim.Adam(model.parameters()).state_dict()}, {})
+    path = written(tmp_path, model=model.state_dict(), optimizer=torch.optim.Adam(model.parameters()).state_dict())
     read_checkpoint(path)
     files = {file.name: file.read_bytes() for file in path.iterdir()}
     assert files.keys() == {"model.safetensors", "state.json", "manifest.json"}

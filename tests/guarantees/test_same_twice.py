@@ -20,7 +20,7 @@ def test_another_seed_gives_other_bits(tmp_path: Path) -> None:
     for folder, seed in (("a", 7), ("b", 8)):
         assert start(1, tmp_path / folder, f"seed={seed}") == 0
     a, b = remains(tmp_path / "a"), remains(tmp_path / "b")
-    assert a["states"] != b["states"] and a["journal"] != b["journal"] and a["sample ids"] != b["sample ids"]
+    assert a["states"] != b["states"] and a["journal"] != b["journal"] and a["steps"] != b["steps"]
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:

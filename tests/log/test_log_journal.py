@@ -43,7 +43,7 @@ def test_a_journal_is_cut_back_to_the_length_of_its_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     journal = Journal(path, 0)
     journal.write(row(1))
-    length = journal.sync()
+    length = journal.settled()
     journal.write(row(2))
     journal.close()
     again = Journal(path, length)
@@ -80,7 +80,7 @@ def test_rows_that_found_no_room_are_written_with_the_next_one(tmp_path, room, f
     assert journal.length == path.stat().st_size
 
 
-@pytest.mark.parametrize("end", ["sync", "close"])
+@pytest.mark.parametrize("end", ["settled", "close"])
 def test_rows_that_wait_are_not_forgotten_at_a_checkpoint_or_at_the_end(tmp_path, end):
     path = tmp_path / "metrics.jsonl"
     journal = Journal(path, 0)

@@ -21,7 +21,8 @@ SGD = partial(torch.optim.SGD, lr=0.1)
 def config(folder, duration="4 steps", kind=treadle.Config, **given):
     given.setdefault("machine", treadle.MachineConfig(device="cpu"))
     given.setdefault("log", treadle.LogConfig(console="quiet", tensorboard=False, every="1 step"))
-    return kind(run_dir=str(folder), duration=duration, batch_size=4, checkpoint=treadle.CheckpointConfig(every="1 step"), **given)
+    given.setdefault("checkpoint", treadle.CheckpointConfig(every="1 step"))
+    return kind(run_dir=str(folder), duration=duration, batch_size=4, **given)
 
 
 def trainer(settings, model=None, **parts):
@@ -81,7 +82,8 @@ def test_a_second_process_is_refused_while_the_first_holds_the_folder_and_let_in
 
 
 def test_a_refused_run_leaves_the_running_one_alone(tmp_path):
-    one, seen = trainer(config(tmp_path)), []
+    waiting = treadle.CheckpointConfig(every="1 step", background=False)  # the files do not move by themselves
+    one, seen = trainer(config(tmp_path, checkpoint=waiting)), []
 
     @one.on("step_finished", every="2 steps")
     def start_another(run):

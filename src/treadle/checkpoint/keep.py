@@ -13,10 +13,12 @@ class Record:
     Args:
         step: optimizer steps done when it was saved.
         value: the value by which the best is chosen, None where it was not measured at that step or is NaN.
+        milestone: how many whole times `CheckpointConfig.keep_every` fitted into the run so far.
     """
 
     step: int
     value: float | None = None
+    milestone: int = 0
 
 
 def best_first(records: Iterable[Record], mode: str) -> list[Record]:
@@ -37,13 +39,17 @@ def kept(records: Iterable[Record], keep_last: int, keep_best: int, mode: str, p
         protected: steps that stay in any case, such as the one resumed from.
 
     Returns:
-        steps out of `records`; always the newest, the best and the protected ones.
+        steps out of `records`; always the newest, the best, the protected ones, and the first that reached each milestone.
 
     Example:
         >>> sorted(kept([Record(1, 0.9), Record(2, 0.5), Record(3, 0.7)], 1, 1, "max"))
         [1, 3]
     """
-    found = list(records)
-    newest = sorted((record.step for record in found), reverse=True)[: max(1, keep_last)]
+    found = sorted(records, key=lambda record: record.step)
+    newest = [record.step for record in found[-max(1, keep_last) :]]
     best = [record.step for record in best_first(found, mode)[: max(1, keep_best)]]
-    return {*newest, *best, *({record.step for record in found} & set(protected))}
+    first: dict[int, int] = {}
+    for record in found:
+        if record.milestone:
+            first.setdefault(record.milestone, record.step)
+    return {*newest, *best, *first.values(), *({record.step for record in found} & set(protected))}

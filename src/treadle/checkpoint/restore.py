@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from treadle.checkpoint.save import FORMAT, sha256
+from treadle.checkpoint.save import FORMAT
 from treadle.checkpoint.tracked import plain_key
 from treadle.checkpoint.tree import decode
 from treadle.core.errors import CheckpointError, did_you_mean
@@ -41,8 +42,13 @@ def verify(path: Path) -> None:
             raise CheckpointError(f"{path}: {name} is missing")
         if (size := file.stat().st_size) != length:
             raise CheckpointError(f"{path}: {name} has {size} bytes, {length} were written")
-        if sha256(file) != checksum:
+        if _sha256(file) != checksum:
             raise CheckpointError(f"{path}: {name} is damaged, its checksum does not match")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -10,17 +10,16 @@ Written to a temporary folder beside its place, every file fsynced, renamed, the
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from treadle.checkpoint.tree import encode
+from treadle.checkpoint.tensors import pieces
+from treadle.checkpoint.tree import Encoded
 from treadle.core.errors import CheckpointError
-from treadle.system.files import fsync
+from treadle.system.files import Piece, discard, fsync, replace, write_file
 
 FORMAT = 1
 
@@ -30,65 +29,58 @@ def folder_name(step: int) -> str:
     return f"step-{step:06d}"
 
 
-def write_checkpoint(parent: Path, step: int, states: Mapping[str, Any], info: Mapping[str, Any]) -> Path:
+def write_checkpoint(
+    parent: Path, step: int, encoded: Mapping[str, Encoded], info: Mapping[str, Any], check: Callable[[], None] = lambda: None
+) -> Path:
     """Write one checkpoint.
 
     Args:
         parent: the folder `checkpoints/`.
         step: optimizer steps done.
-        states: the state of each tracked object, by name.
+        encoded: the state of each tracked object by name, taken apart.
         info: JSON facts to find it by: step, best value.
+        check: called now and then; what it raises ends the writing.
 
     Returns:
         its folder.
 
     Raises:
-        CheckpointError: a state cannot be stored, or the files cannot be written. Older checkpoints are untouched.
+        CheckpointError: the files cannot be written. Older checkpoints are untouched.
     """
-    from safetensors import SafetensorError
-
     place, beside = parent / folder_name(step), parent / f".{folder_name(step)}.tmp"
-    encoded = {name: encode(state, name) for name, state in states.items()}
     try:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
-        _write_files(beside, encoded, info)
+        _write_files(beside, encoded, info, check)
         if place.exists():  # a damaged one of the same step, which a resume passed over
-            shutil.rmtree(place)
-        os.rename(beside, place)
-        fsync(parent)
-    except (OSError, SafetensorError) as error:
+            discard(place)
+        replace(beside, place)
+    except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise CheckpointError(
-            f"cannot write the checkpoint {place}: {getattr(error, 'strerror', None) or error}; older checkpoints are untouched"
-        ) from error
+        raise CheckpointError(f"cannot write the checkpoint {place}: {error.strerror or error}; older checkpoints are untouched") from error
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
     return place
 
 
-def _write_files(folder: Path, encoded: Mapping[str, Any], info: Mapping[str, Any]) -> None:
-    from safetensors.torch import save_file
+def _write_files(folder: Path, encoded: Mapping[str, Encoded], info: Mapping[str, Any], check: Callable[[], None]) -> None:
+    def write(name: str, content: Iterable[Piece]) -> dict[str, Any]:
+        size, checksum = write_file(folder / name, _checked(content, check))
+        return {"size": size, "sha256": checksum}
 
-    for name, (_, tensors) in encoded.items():
-        if tensors:
-            save_file(tensors, folder / f"{name}.safetensors")
+    files = {f"{name}.safetensors": write(f"{name}.safetensors", pieces(tensors)) for name, (_, tensors) in encoded.items() if tensors}
     trees = {name: tree for name, (tree, _) in encoded.items()}
-    _write_text(folder / "state.json", {"info": dict(info), "states": trees})
-    manifest = {path.name: _fingerprint(path) for path in sorted(folder.iterdir())}
-    _write_text(folder / "manifest.json", {"format": FORMAT, "files": manifest})
-    for path in folder.iterdir():
-        fsync(path)
+    files["state.json"] = write("state.json", _json({"info": dict(info), "states": trees}))
+    write("manifest.json", _json({"format": FORMAT, "files": files}))
     fsync(folder)
 
 
-def _write_text(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value), encoding="utf-8")
+def _checked(content: Iterable[Piece], check: Callable[[], None]) -> Iterator[Piece]:
+    for piece in content:
+        check()
+        yield piece
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": sha256(path)}
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _json(value: Any) -> list[bytes]:
+    return [json.dumps(value).encode()]

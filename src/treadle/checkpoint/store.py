@@ -1,19 +1,34 @@
-"""The checkpoints of a run: saved, found again, and cleaned up."""
+"""The checkpoints of a run: saved while training goes on, found again, and cleaned up."""
 
 from __future__ import annotations
 
 import shutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from treadle.checkpoint.keep import Record, best_first, kept
 from treadle.checkpoint.restore import read_checkpoint, read_info
 from treadle.checkpoint.save import folder_name, write_checkpoint
+from treadle.checkpoint.snapshot import Snapshots
+from treadle.checkpoint.tree import as_it_is, encode
 from treadle.config.schema import CheckpointConfig
 from treadle.core.errors import CheckpointError
-from treadle.system.files import write_json
+from treadle.core.when import Duration, Progress
+from treadle.system.background import Cancelled, Job
+from treadle.system.files import discard, write_json
+
+
+@dataclass
+class _Writing:
+    """A checkpoint on its way to the disk, and which steps stay once it is there."""
+
+    record: Record
+    stay: set[int]
+    job: Job[list[str]]
 
 
 class Checkpoints:
@@ -22,18 +37,22 @@ class Checkpoints:
     Args:
         run_folder: the run folder.
         config: what to keep.
+        say: told what a person should know.
     """
 
-    def __init__(self, run_folder: Path, config: CheckpointConfig) -> None:
-        self._run_folder, self._folder, self._config = run_folder, run_folder / "checkpoints", config
+    def __init__(self, run_folder: Path, config: CheckpointConfig, say: Callable[[str], None]) -> None:
+        self._run_folder, self._folder, self._config, self._say = run_folder, run_folder / "checkpoints", config, say
+        self._keep_every = None if config.keep_every is None else Duration.parse(config.keep_every)
         self._records: dict[int, Record] = {}
         self._resumed_from: tuple[int, ...] = ()
+        self._snapshots = Snapshots()
+        self._writing: _Writing | None = None
+        self._spent = 0.0
 
-    def restore(self, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """The states of the newest checkpoint that is whole; None where the run has none yet.
+    # --- finding ---
 
-        Args:
-            say: told about each damaged one that is passed over.
+    def restore(self) -> dict[str, Any] | None:
+        """The states of the newest checkpoint that is whole; None where the run has none yet. Nothing is changed.
 
         Raises:
             CheckpointError: there are some, and none of them is whole.
@@ -44,34 +63,152 @@ class Checkpoints:
                 states, _ = read_checkpoint(path)
             except CheckpointError as error:
                 wrong = str(error)
-                say(f"warning: {wrong}; trying the one before")
+                self._say(f"warning: {wrong}; trying the one before")
                 continue
             self._resumed_from = (_step(path),)
-            self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := _record(p, self._config.best)) is not None}
+            self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := self._record(p)) is not None}
             return states
         if found:
             raise CheckpointError(f"no checkpoint in {self._folder} is whole ({wrong}); to start anew, give another run_dir")
         return None
 
-    def save(self, step: int, states: Mapping[str, Any], value: float | None) -> Path:
-        """Write a checkpoint, then remove those that need not stay.
+    def tidy(self) -> None:
+        """Bring the folder into order after a crash: no leftovers of a killed save, and what `best.json` names is what is there."""
+        for left in self._folder.glob(".step-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # the next save does it again
+            self._write_best()
+
+    def _record(self, path: Path) -> Record | None:
+        try:
+            info = read_info(path)
+            return Record(int(info["step"]), info["value"] if info["best"] == self._config.best else None, self._milestone(info.get("progress", {})))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _milestone(self, counters: dict[str, int]) -> int:
+        return 0 if self._keep_every is None else self._keep_every.count(Progress(self._keep_every, **counters))
+
+    # --- saving ---
+
+    def begin(
+        self,
+        progress: Progress,
+        states: Mapping[str, Any],
+        value: float | None,
+        *,
+        wait: bool,
+        before: Callable[[], None] = lambda: None,
+        after: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Begin to save; `settle` says how that ended.
 
         Args:
-            step: optimizer steps done.
+            progress: where the run is.
             states: the state of each tracked object.
             value: the value that says which is best, where it was measured at this step.
+            wait: whether nothing of the states changes until it has settled; else a snapshot of them is taken.
+            before: what has to be on the disk before the checkpoint is; called from the writing thread.
+            after: called from there once the checkpoint is safe.
 
         Raises:
-            CheckpointError: it cannot be written; older ones are untouched.
+            CheckpointError: a state cannot be stored.
         """
-        path = write_checkpoint(self._folder, step, states, {"step": step, "value": value, "best": self._config.best})
-        self._records[step] = Record(step, value)
-        self._clean()
-        return path
+        assert self._writing is None, "one at a time"
+        encoded = {name: encode(state, name, as_it_is) for name, state in states.items()} if wait else self._snapshots.take(states)
+        counters = {name: getattr(progress, name) for name in ("steps", "samples", "epochs", "into_epoch", "epoch_size")}
+        info = {"step": progress.steps, "value": value, "best": self._config.best, "progress": counters}
+        record = Record(progress.steps, value, self._milestone(counters))
+        config = self._config
+        stay = kept([*self._records.values(), record], config.keep_last, config.keep_best, config.mode, self._resumed_from)
+
+        def write(check: Callable[[], None]) -> list[str]:
+            before()
+            write_checkpoint(self._folder, record.step, encoded, info, check)
+            return self._clean(stay, after)
+
+        self._writing = _Writing(record, stay, Job(write))
+        self._writing.job.start()
+
+    @property
+    def written(self) -> bool:
+        """Whether a write has come to its end, good or bad, and `settle` has not looked yet."""
+        return self._writing is not None and self._writing.job.done
+
+    def settle(self, must: bool = False) -> bool:
+        """Wait for what is being written, and say what went wrong with it; whether all is well.
+
+        Args:
+            must: whether the checkpoint must be there.
+
+        Raises:
+            CheckpointError: it could not be written, and must be there; older ones are untouched.
+        """
+        writing = self._writing
+        if writing is None:
+            return True
+        writing.job.wait()  # this may be interrupted: it is still being written then
+        self._writing = None
+        try:
+            notes = writing.job.result()
+        except (CheckpointError, OSError) as error:
+            return self.not_saved(writing.record.step, error, must)
+        except Cancelled:
+            return False
+        self._records[writing.record.step] = writing.record
+        self._records = {step: record for step, record in self._records.items() if step in writing.stay}
+        self._spent += writing.job.seconds
+        for note in notes:
+            self._say(note)
+        return True
+
+    def not_saved(self, step: int, error: Exception, must: bool) -> bool:
+        """A checkpoint cannot be written: report it, and the run goes on, unless it must be there.
+
+        Raises:
+            CheckpointError: it must.
+        """
+        if must:
+            raise CheckpointError(f"step {step} cannot be saved: {error}") from error
+        self._say(f"warning: no checkpoint of step {step}: {error}; the run goes on")
+        return False
+
+    def spent(self) -> float:
+        """Seconds for which checkpoints were being written since the last call."""
+        spent, self._spent = self._spent, 0.0
+        return spent
+
+    def cancel(self) -> None:
+        """Do not wait for a long write to end."""
+        if self._writing is not None:
+            self._writing.job.cancel()
+
+    def _clean(self, stay: set[int], after: Callable[[], None]) -> list[str]:
+        """What follows a save. In this order, so that nothing that is named anywhere is missing, whenever it is cut short."""
+        notes = []
+        for name, write in (("best.json", self._write_best), ("run.json", after)):
+            try:
+                write()
+            except OSError as error:
+                notes.append(f"warning: {name} cannot be written: {error.strerror or error}; the checkpoints themselves are there")
+        for step in set(self._records) - stay:
+            with suppress(OSError):  # what cannot be removed does no harm
+                discard(self._folder / folder_name(step))
+        return notes
+
+    def _write_best(self) -> None:
+        if self._config.best is not None:
+            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in self._ranked()]
+            write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
+
+    # --- what there is; a checkpoint that is being written counts until that fails ---
+
+    def _all(self) -> list[Record]:
+        return [*self._records.values(), *([self._writing.record] if self._writing is not None else [])]
 
     def has(self, step: int) -> bool:
         """Whether a whole checkpoint of this step is there."""
-        return step in self._records
+        return any(record.step == step for record in self._all())
 
     def improves(self, value: float | None) -> bool:
         """Whether a value would be among the best that stay."""
@@ -82,7 +219,7 @@ class Checkpoints:
 
     def _ranked(self, *more: Record) -> list[Record]:
         """The best that stay, the best first."""
-        return best_first([*self._records.values(), *more], self._config.mode)[: self._config.keep_best]
+        return best_first([*self._all(), *more], self._config.mode)[: self._config.keep_best]
 
     @property
     def best(self) -> Path | None:
@@ -93,29 +230,10 @@ class Checkpoints:
     @property
     def last(self) -> Path | None:
         """Folder of the newest checkpoint."""
-        return self._folder / folder_name(max(self._records)) if self._records else None
-
-    def _clean(self) -> None:
-        stay = kept(self._records.values(), self._config.keep_last, self._config.keep_best, self._config.mode, self._resumed_from)
-        for step in set(self._records) - stay:
-            del self._records[step]
-            shutil.rmtree(self._folder / folder_name(step), ignore_errors=True)
-        if self._config.best is not None:
-            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in self._ranked()]
-            try:
-                write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
-            except OSError as error:
-                raise CheckpointError(f"cannot write best.json: {error.strerror}; the checkpoints themselves are there") from error
+        found = self._all()
+        return self._folder / folder_name(max(record.step for record in found)) if found else None
 
 
 def _step(path: Path) -> int:
     number = path.name.removeprefix("step-")
     return int(number) if number.isdigit() else -1
-
-
-def _record(path: Path, best: str | None) -> Record | None:
-    try:
-        info = read_info(path)
-        return Record(int(info["step"]), info["value"] if info["best"] == best else None)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

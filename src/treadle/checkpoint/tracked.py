@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,8 +12,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from treadle.core.errors import ACCEPT, RunChanged, UsageError
+from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
+from treadle.system.transfer import to_host
 
 RUN = "run"
 """The run's own state goes under this name."""
@@ -75,6 +78,27 @@ class Tracked:
     def models(self) -> dict[str, nn.Module]:
         """Those that are modules, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, nn.Module)}
+
+    def check_finite(self, step: int, last: Path | None) -> None:
+        """Raise where weights are not finite: a checkpoint of them would only take the place of a good one.
+
+        Args:
+            step: optimizer steps done.
+            last: the newest checkpoint, for the message.
+
+        Raises:
+            NonFiniteLoss: the first few such weights are named.
+        """
+        for name, model in self.models().items():
+            tensors = {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
+            # The smallest and the largest are finite where all are: one pass, and nothing as large as the weights is made for it.
+            extremes = to_host([value for tensor in tensors.values() for value in torch.aminmax(tensor)])
+            found = zip(tensors, extremes[::2], extremes[1::2], strict=True)
+            if wrong := [key for key, low, high in found if not (math.isfinite(low) and math.isfinite(high))]:
+                raise NonFiniteLoss(
+                    f"weights of {name!r} are not finite after step {step}: {', '.join(wrong[:5])}; "
+                    f"they were not saved. The newest checkpoint is {last}"
+                )
 
     def states(self) -> dict[str, Any]:
         """The state of every object, by name; keys as the plain module has them, also where a part of it is compiled."""

@@ -6,25 +6,40 @@ value], ...]}``, ``{"$tensor": name}`` and ``{"$array": name}``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from treadle.checkpoint.tensors import DTYPES, Tensors
 from treadle.core.errors import CheckpointError
 
-Tensors = dict[str, torch.Tensor]
+Encoded = tuple[Any, Tensors]
+"""A state taken apart: a value for JSON, and the tensors it refers to by name."""
+Copy = Callable[[str, torch.Tensor], torch.Tensor]
 _ARRAYS = {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"}
 _MARKS = ("$tuple", "$dict", "$tensor", "$array")
 
 
-def encode(state: Any, name: str) -> tuple[Any, Tensors]:
+def own_copy(place: str, value: torch.Tensor) -> torch.Tensor:
+    """A tensor's content in new memory of the host."""
+    return value.to("cpu", copy=True).contiguous()
+
+
+def as_it_is(place: str, value: torch.Tensor) -> torch.Tensor:
+    """A tensor's content on the host, where it is if it can be: for a state that does not change while it is written."""
+    return value.to("cpu").contiguous()
+
+
+def encode(state: Any, name: str, copy: Copy = own_copy) -> Encoded:
     """Take a state apart.
 
     Args:
         state: nested dicts, lists and tuples of tensors, arrays, numbers, texts and None.
         name: what messages call it, such as "optimizer".
+        copy: gives a contiguous copy on the host of the tensor at a place in the state; the place names it in the file.
 
     Returns:
         a value for JSON, and the tensors it refers to, each stored once though it may occur often (tied weights).
@@ -32,9 +47,8 @@ def encode(state: Any, name: str) -> tuple[Any, Tensors]:
     Raises:
         CheckpointError: something in it is neither tensor nor JSON; the message has its path.
     """
-    tensors: Tensors = {}
-    seen: dict[Any, str] = {}
-    return _encode(state, name, "", tensors, seen), tensors
+    encoder = _Encoder(name, copy)
+    return encoder.encode(state, ""), encoder.tensors
 
 
 def decode(tree: Any, tensors: Tensors) -> Any:
@@ -56,45 +70,61 @@ def decode(tree: Any, tensors: Tensors) -> Any:
     return {key: decode(item, tensors) for key, item in tree.items()}
 
 
-def _encode(value: Any, root: str, path: str, tensors: Tensors, seen: dict[Any, str]) -> Any:
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, (np.bool_, np.integer, np.floating)):
-        return value.item()
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta:
-        return {"$tensor": _stored(value, path or "value", tensors, seen)}
-    if isinstance(value, np.ndarray) and value.dtype.name in _ARRAYS and value.dtype.isnative:
-        return {"$array": _stored(torch.from_numpy(np.array(value, order="C")), path or "value", tensors, {})}
-    if isinstance(value, list):
-        return [_encode(item, root, _join(path, place), tensors, seen) for place, item in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"$tuple": [_encode(item, root, _join(path, place), tensors, seen) for place, item in enumerate(value)]}
-    if isinstance(value, Mapping):
-        items = [(key, _encode(item, root, _join(path, key), tensors, seen)) for key, item in value.items()]
-        if all(isinstance(key, str) and key not in _MARKS for key in value):
-            return dict(items)
-        return {"$dict": [[_encode(key, root, _join(path, key), tensors, seen), item] for key, item in items]}
-    raise CheckpointError(
-        f"the state of {root!r} cannot be stored: {_join(root, path) if path else root} is a {type(value).__name__}; "
-        "a checkpoint holds tensors, arrays, numbers, texts, None, and dicts, lists and tuples of them"
-    )
+@dataclass
+class _Encoder:
+    """One state on its way into JSON and tensors."""
+
+    root: str
+    copy: Copy
+    tensors: Tensors = field(default_factory=dict)
+    seen: dict[Any, str] = field(default_factory=dict)
+
+    def encode(self, value: Any, path: str) -> Any:
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, (np.bool_, np.integer, np.floating)):
+            return value.item()
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, float):
+            return float(value)
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not value.is_meta and value.dtype in DTYPES:
+            return {"$tensor": self._stored(value.detach(), path or "value")}
+        if isinstance(value, np.ndarray) and value.dtype.name in _ARRAYS and value.dtype.isnative:
+            return {"$array": self._added(torch.from_numpy(np.array(value, order="C")), path or "value")}
+        if isinstance(value, list):
+            return [self.encode(item, _join(path, place)) for place, item in enumerate(value)]
+        if isinstance(value, tuple):
+            return {"$tuple": [self.encode(item, _join(path, place)) for place, item in enumerate(value)]}
+        if isinstance(value, Mapping):
+            items = [(key, self.encode(item, _join(path, key))) for key, item in value.items()]
+            if all(isinstance(key, str) and key not in _MARKS for key in value):
+                return dict(items)
+            return {"$dict": [[self.encode(key, _join(path, key)), item] for key, item in items]}
+        raise CheckpointError(
+            f"the state of {self.root!r} cannot be stored: {_join(self.root, path) if path else self.root} is a {_kind(value)}; "
+            "a checkpoint holds tensors, arrays, numbers, texts, None, and dicts, lists and tuples of them"
+        )
+
+    def _stored(self, value: torch.Tensor, name: str) -> str:
+        same = (value.device, value.untyped_storage().data_ptr(), value.storage_offset(), value.dtype, tuple(value.shape), value.stride())
+        if value.numel() and same in self.seen:
+            return self.seen[same]
+        self.seen[same] = name = self._added(value, name)
+        return name
+
+    def _added(self, value: torch.Tensor, name: str) -> str:
+        name = name.encode(errors="backslashreplace").decode()
+        while name in self.tensors or name == "__metadata__":
+            name += "'"
+        self.tensors[name] = self.copy(name, value)
+        return name
 
 
-def _stored(value: torch.Tensor, name: str, tensors: Tensors, seen: dict[Any, str]) -> str:
-    value = value.detach()
-    same = (value.device, value.untyped_storage().data_ptr(), value.storage_offset(), value.dtype, tuple(value.shape), value.stride())
-    if value.numel() and same in seen:
-        return seen[same]
-    # Own memory: two tensors of one file may not share theirs, and training goes on.
-    while name in tensors or name == "__metadata__":
-        name += "'"
-    tensors[name] = value.to("cpu", copy=True).contiguous()
-    seen[same] = name
-    return name
+def _kind(value: Any) -> str:
+    """What a value is, for a message: of a tensor that cannot be stored, also which kind."""
+    name = type(value).__name__
+    return f"{name} of {str(value.dtype).removeprefix('torch.')}" if isinstance(value, torch.Tensor) and value.dtype not in DTYPES else name
 
 
 def _join(path: str, key: object) -> str:

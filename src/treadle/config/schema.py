@@ -82,10 +82,14 @@ class CheckpointConfig(Checked):
     """How many of the newest checkpoints stay."""
     keep_best: PositiveInt = 1
     """How many of the best checkpoints stay, where `best` is set."""
+    keep_every: Length | None = None
+    """Also keep, for good, the first checkpoint that reaches each multiple of this, such as "10 epochs"."""
     best: str | None = None
     """Name of a logged value, such as "valid/accuracy", that says which checkpoint is best; each improvement is saved."""
     mode: Literal["min", "max"] = "min"
     """Whether the best value is the smallest or the largest."""
+    background: bool = True
+    """Write while training goes on; the host holds a copy of the state for it. False writes while training waits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +139,7 @@ class Config(Checked):
 PLACES = (
     "run_dir", "time_limit", "machine", "log.console", "log.tensorboard",
     "evaluate.batch_size", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best",
+    "checkpoint.keep_every", "checkpoint.background",
 )  # fmt: skip
 """Fields of `Config` that may differ when a run continues: where it is computed, kept and shown, not what."""
 

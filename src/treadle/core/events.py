@@ -109,6 +109,10 @@ class Events:
         owners = [getattr(registered.handler, "__self__", None) for found in self._handlers.values() for registered in found]
         return any(not type(owner).__module__.startswith(package) for owner in owners)
 
+    def any_for(self, event: str) -> bool:
+        """Whether there is a handler of an event."""
+        return bool(self._handlers[event])
+
     def cadences(self) -> list[tuple[str, Duration]]:
         """The cadence of every handler that has one, with the handler's name."""
         handlers = [registered for found in self._handlers.values() for registered in found]

@@ -24,6 +24,7 @@ class Batch:
         positions: how far the epoch moves on: samples, or 1 for a batch that came as one.
         ends_epoch: whether this is the last of its epoch.
         ids: index of each sample in its dataset, where it has one.
+        mark: where a stream was after this batch, see `treadle.data.stream`.
     """
 
     parts: Sequence[Any]
@@ -31,6 +32,7 @@ class Batch:
     positions: int
     ends_epoch: bool
     ids: Indices | None = None
+    mark: dict[str, Any] | None = None
 
     @property
     def samples(self) -> int:

@@ -1,7 +1,7 @@
 """The loader: batches from any source, from any position, for ever.
 
-One iterator serves the whole run: workers live across epochs, and what is read ahead crosses them. Its state is
-one number, the position, because order and augmentation are functions of it.
+One iterator serves the whole run: workers live across epochs, and what is read ahead crosses them. Its state is one
+number, the position, because order and augmentation are functions of it; a stream adds where it is, in its own words.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
-from copy import copy
+from copy import copy, deepcopy
 from itertools import chain, islice
 from typing import Any
 
@@ -22,6 +22,7 @@ from treadle.data import fetch
 from treadle.data.batch import Batch, to_device
 from treadle.data.order import Order, Reader
 from treadle.data.sources import Source, Workers, resolve
+from treadle.data.stream import Mark, Stream, at_hand, batched, can_index, has_state
 from treadle.system.seed import preserved_rng
 from treadle.system.signals import deaf_children
 
@@ -99,15 +100,16 @@ class Loader:
         """Samples in one epoch; None where nobody knows."""
         return None if self.source.kind == "batched" else self.epoch_size
 
-    def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None) -> Generator[Batch, None, None]:
+    def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None, mark: Mark | None = None) -> Generator[Batch, None, None]:
         """Batches from a position on.
 
         Args:
             epoch: epochs finished.
             into: positions of the current epoch already used.
             epochs: how many epochs to give; None goes on for ever.
+            mark: of the batch that was used last, where the data is a stream.
         """
-        for batch in self._read(epoch, into):
+        for batch in self._read(epoch, into, mark):
             if self.device.type != "cpu":
                 batch.parts = [to_device(part, self.device) for part in batch.parts]
             yield batch
@@ -120,20 +122,37 @@ class Loader:
         """The first micro-batch, read in this process and without moving anything; for checks before the start."""
         one = copy(self)
         one._workers, one.source = Workers(0), copy(self.source)
-        if hasattr(self.source.data, "__next__"):  # an iterator is read only once: what was looked at is put back
-            ahead = list(islice(self.source.data, 1))
-            self.source.data, one.source.data = chain(ahead, self.source.data), ahead
-        return next(one.batches(epochs=1)).parts[0]
+        data = self.source.data
+        if hasattr(data, "__next__"):  # an iterator is read only once: what was looked at is put back
+            ahead = list(islice(data, 1))
+            self.source.data, one.source.data = chain(ahead, data), ahead
+        before = deepcopy(data.state_dict()) if self.source.kind == "streamed" and has_state(data) else None
+        part = next(one.batches(epochs=1)).parts[0]
+        if before is not None:
+            data.load_state_dict(before)
+        return part
 
-    def _read(self, epoch: int, into: int) -> Iterator[Batch]:
+    def way_back(self, into: int, mark: Mark | None) -> str:
+        """What it takes to get back to a position of a stream that cannot go there at once; empty where it can."""
+        unable = self.source.kind == "streamed" or (self.source.kind == "batched" and not can_index(self.source))
+        if not unable or not into or mark is None or mark["owner"] is not None:
+            return ""
+        name = getattr(self.source.data, "__name__", type(self.source.data).__name__)
+        items = f"{into:,} {'samples' if self.source.kind == 'streamed' else 'batches'}"
+        return (
+            f"{name} has no state_dict() and load_state_dict(), so the first {items} of the epoch are read again to get back to where "
+            f"the run was; that took {mark['seconds']:.1f} s before"
+        )
+
+    def _read(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
         kind, source = self.source.kind, self.source
         if kind == "tensors":
             return (fetch.from_tensors(source, chunk, self.micro_batch) for chunk in self._chunks(epoch, into))
         if kind == "batched":
-            batches = fetch.batched(source, self.seed, self.micro_batch, epoch, into)
-            return batches if fetch.at_hand(source.data) else _isolated(batches)
+            batches = batched(source, self.seed, self.micro_batch, epoch, into, mark)
+            return batches if at_hand(source.data) else _isolated(batches)
         if kind == "streamed":
-            stream = fetch.Stream(source, self.seed, self.batch_size, self.micro_batch, self.drop_last, epoch, into)
+            stream = Stream(source, self.seed, self.batch_size, self.micro_batch, self.drop_last, epoch, into, mark)
             return self._with_workers(stream, None) if self._workers.count else _isolated(iter(stream))
         samples = fetch.Fetch(source, self.seed, self.micro_batch)
         chunks = self._chunks(epoch, into)

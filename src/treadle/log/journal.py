@@ -21,9 +21,10 @@ class Journal:
 
     def __init__(self, path: Path, length: int) -> None:
         self.path = path
-        self._file = open(path, "ab", buffering=0)
+        self._opened = open(path, "ab", buffering=0)
+        self._file = self._opened.fileno()
         self._length = min(length, path.stat().st_size)
-        self._file.truncate(self._length)
+        os.ftruncate(self._file, self._length)
         self._unwritten = b""
 
     @property
@@ -40,26 +41,33 @@ class Journal:
         self._unwritten += json.dumps(row).encode() + b"\n"
         self._write()
 
-    def sync(self) -> int:
-        """Make what was written survive a power cut, and say how long it is."""
+    def settled(self) -> int:
+        """Write what waits, and say how long it is then, in bytes.
+
+        Raises:
+            OSError: some of it still waits.
+        """
         self._write()
-        os.fsync(self._file.fileno())
         return self._length
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut."""
+        os.fsync(self._file)
 
     def close(self) -> None:
         """End."""
         try:
             self._write()
         finally:
-            self._file.close()
+            self._opened.close()
 
     def _write(self) -> None:
         done = 0
         try:
             while done < len(self._unwritten):
-                done += self._file.write(self._unwritten[done:])
+                done += os.write(self._file, self._unwritten[done:])
         except OSError:
-            self._file.truncate(self._length)  # leave no half row behind
+            os.ftruncate(self._file, self._length)  # leave no half row behind
             raise
         self._length += done
         self._unwritten = b""

@@ -133,10 +133,19 @@ class Log:
             if hasattr(writer, "say"):
                 self._guarded(writer, "say", text)
 
-    def sync(self) -> int:
-        """Write what waits, make the journal survive a power cut, and say how long it is, in bytes."""
+    def settled(self) -> int:
+        """Write what waits, and say how long the journal is then, in bytes.
+
+        Raises:
+            OSError: some of it still waits.
+        """
         self.flush()
-        return self._journal.sync() if self._journal else 0
+        return self._journal.settled() if self._journal else 0
+
+    def sync(self) -> None:
+        """Make the journal survive a power cut; may be called from another thread."""
+        if self._journal is not None:
+            self._journal.sync()
 
     def close(self) -> None:
         """Write what waits, and end every writer."""

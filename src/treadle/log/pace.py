@@ -24,6 +24,7 @@ class Pace:
         self._started = self._epoch_began = self._step_ended = now
         self._ticked = float("-inf")
         self._waited = self._trained = 0.0
+        self._stalled = 0.0
 
     def data_arrived(self, begins_epoch: bool) -> None:
         """A batch is there: what passed since the last step was waiting for it."""
@@ -49,18 +50,28 @@ class Pace:
         self._ticked = now
         return True
 
+    def stalled(self, seconds: float) -> None:
+        """Training stood still for a checkpoint."""
+        self._stalled += seconds
+
     def epoch(self) -> dict[str, float]:
         """Seconds since the epoch began."""
         return {"time/epoch_s": time.perf_counter() - self._epoch_began}
 
-    def window(self, progress: Progress) -> dict[str, float]:
-        """Means a step since the last call: seconds, seconds of waiting for data, samples a second."""
+    def window(self, progress: Progress, saving: float = 0.0) -> dict[str, float]:
+        """Since the last call: seconds a step, seconds a step of waiting for data, samples a second; what checkpoints took in all.
+
+        Args:
+            progress: where the run is.
+            saving: seconds for which checkpoints were being written.
+        """
         steps, samples = progress.steps - self._window.steps, progress.samples - self._window.samples
         seconds, waited = self._trained, self._waited
-        self._trained, self._waited, self._window = 0.0, 0.0, progress
+        checkpoints = {"time/checkpoint_stall_s": self._stalled, "time/checkpoint_s": saving}
+        self._trained, self._waited, self._stalled, self._window = 0.0, 0.0, 0.0, progress
         if not steps or not seconds:
-            return {}
-        return {"time/step_s": seconds / steps, "time/data_s": waited / steps, "throughput/samples_per_s": samples / seconds}
+            return checkpoints
+        return {"time/step_s": seconds / steps, "time/data_s": waited / steps, "throughput/samples_per_s": samples / seconds, **checkpoints}
 
     def seconds_left(self, progress: Progress) -> float | None:
         """Estimate from the mean pace so far; None before there is one: the first steps are slower than those that follow."""

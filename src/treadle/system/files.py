@@ -1,23 +1,76 @@
-"""Files that are whole or not there: write beside, fsync, rename."""
+"""Files that are whole or not there: write beside, fsync, rename, fsync the folder.
+
+Everything that has to survive a crash goes through here, by plain system calls, so that each of them can be recorded
+and the folder be built as a crash between any two of them leaves it (tests/guarantees/test_crash_states.py).
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+Piece = bytes | memoryview
+
+
+def write_file(path: Path, pieces: Iterable[Piece]) -> tuple[int, str]:
+    """Write a file and make its content survive a power cut.
+
+    Args:
+        path: where; what is there is overwritten, so write beside and use `replace` where it matters.
+        pieces: the content, as bytes one after the other.
+
+    Returns:
+        its size in bytes, and its SHA-256 in hexadecimal, taken of what was given and not of what can be read back.
+    """
+    digest, size = hashlib.sha256(), 0
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    try:
+        for piece in pieces:
+            write_all(handle, piece)
+            digest.update(piece)
+            size += len(piece)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    return size, digest.hexdigest()
+
+
+def write_all(handle: int, piece: Piece) -> None:
+    """Write all of it: a system call may take less than it was given."""
+    rest = memoryview(piece)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file so that a reader, or a crash, meets the old one or the new one."""
+    beside = path.with_name(f".{path.name}.tmp")
+    write_file(beside, [text.encode()])
+    replace(beside, path)
+
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace a small JSON file so that a reader, or a crash, meets the old one or the new one."""
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    fsync(path.parent)
+    """Replace a small JSON file, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename, and make the new name survive a power cut."""
+    os.replace(source, target)
+    fsync(target.parent)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder so that it is whole or not there: first its name, then what is in it."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    replace(folder, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:

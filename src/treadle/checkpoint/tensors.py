@@ -1,0 +1,45 @@
+"""Tensors as a safetensors file, piece by piece: nothing is gathered in memory, and what was written can be summed on the way.
+
+The format, https://huggingface.co/docs/safetensors: the length of a header (8 bytes, little end first), the header as JSON,
+the tensors' bytes one after the other. Files are read with the safetensors library.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import torch
+
+Tensors = dict[str, torch.Tensor]
+
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.complex64: "C64",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+"""What a file can hold, and its name there."""
+_PIECE = 1 << 24
+
+
+def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """The content of a file.
+
+    Args:
+        tensors: contiguous, on the CPU, of the dtypes above; they must not change while this is read.
+    """
+    # The widest first: then each lies where its own width wants it, and can be used from the file without a copy.
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
+    header, end = {}, 0
+    for name, tensor in ordered:
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for _, tensor in ordered:
+        flat = tensor.as_strided((tensor.numel(),), (1,))  # a single element may be called contiguous whatever its stride
+        raw = flat.view(torch.uint8).numpy().data
+        for start in range(0, len(raw), _PIECE):
+            yield raw[start : start + _PIECE]
