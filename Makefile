@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint docs clean
+.PHONY: demo test faults check lint docs clean
 
 demo: .venv/demo  ## train LeNet-5 on MNIST
 	$(BIN)/treadle demo
 
 test: .venv/dev  ## every test
 	$(BIN)/python -m pytest
+
+faults: .venv/dev  ## kill runs hundreds of times, and crash one at every file operation: about ten minutes
+	$(BIN)/python tests/campaign.py
 
 check: lint docs test  ## what CI runs
 

@@ -4,7 +4,8 @@
 
 Every case of `guarantees.program` is trained once in peace. Then again and again it is killed with SIGKILL, at instants
 drawn from its whole life and at chosen places, started again with the same command until it ends, and compared in
-everything it left. Exit code 0: there was no difference.
+everything it left. And a run's file operations are recorded, and it goes on from every folder that a crash between any two
+of them can leave, a power cut included. Exit code 0: there was no difference.
 """
 
 import argparse
@@ -24,8 +25,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from guarantees.crash_run import every_crash, record
 from guarantees.program import CASES, STEPS, STEPS_AN_EPOCH, Case
-from guarantees.remains import KILLED, everything, first_difference
+from guarantees.remains import KILLED, everything, first_difference, remains
 from guarantees.zygote import Zygote
 from treadle.errors import TreadleError
 
@@ -199,6 +201,25 @@ def campaign(names: list[str], kills: int, seed: int, jobs: int, folder: Path, c
     return {name: tallies[name] for name in names}
 
 
+def crash_states(folder: Path, console: Console) -> list[Tally]:
+    """Go on after every crash of a whole run that saves while it waits, and of one that saves while it trains."""
+    tallies = []
+    with progress_on(console) as bar:
+        for background in (False, True):
+            inside = folder / f"crashes-{'background' if background else 'waiting'}"
+            inside.mkdir()
+            log = record(inside / "whole", background=background)
+            whole, tally = remains(inside / "whole"), Tally()
+            task = bar.add_task(f"crash states of {len(log)} operations", total=None)
+            for where, wrong in every_crash(inside / "states", log, whole):
+                tally.runs += 1
+                tally.differences += [f"{inside}, {where}: {wrong}"] if wrong else []
+                bar.advance(task)
+            tally.kills["operations"] = len(log)
+            tallies.append(tally)
+    return tallies
+
+
 def progress_on(console: Console) -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
@@ -222,8 +243,12 @@ def main() -> int:
     console = Console() if sys.stdout.isatty() else Console(width=150)
     folder = Path(tempfile.mkdtemp(prefix="campaign-"))
     tallies = campaign(options.case, options.kills, options.seed, options.jobs, folder, console)
-    differences = [difference for tally in tallies.values() for difference in tally.differences]
+    crashed = crash_states(folder, console)
+    differences = [difference for tally in [*tallies.values(), *crashed] for difference in tally.differences]
     console.print(table_of(tallies))
+    for how, tally in zip(("waiting", "in the background"), crashed, strict=True):
+        operations = tally.kills["operations"]
+        console.print(f"{operations} file operations of a run that saves {how}: {tally.runs} crash states, {len(tally.differences)} differences")
     for difference in differences:
         console.print(difference, highlight=False, soft_wrap=True)
     if not differences:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from treadle.config.build import Leaf, Tree, TypedSection, build, merged, to_dict
-from treadle.config.yaml_file import read_value, read_yaml, write_yaml
+from treadle.config.yaml_file import read_value, read_yaml, yaml_text
 from treadle.core.errors import ConfigError
 
 T = TypeVar("T")
@@ -40,9 +40,9 @@ def load_config(cls: type[T], *sources: str | Path | Mapping[str, Any], override
     return build(cls, tree)
 
 
-def save_config(config: Any, path: Path) -> None:
-    """Write the complete resolved tree as YAML; `load_config` of the file gives an equal object."""
-    write_yaml(to_dict(config), path)
+def config_text(config: Any) -> str:
+    """The complete resolved tree as YAML; `load_config` of a file with it gives an equal object."""
+    return yaml_text(to_dict(config))
 
 
 def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,8 @@ def read_value(text: str) -> Any:
         return text
 
 
-def write_yaml(tree: Tree, path: Path) -> None:
-    """Write a tree of plain values so that `read_yaml` gives it again; the file is the old one or the new one, never half."""
+def yaml_text(tree: Tree) -> str:
+    """A tree of plain values as YAML that `read_yaml` turns into it again."""
     import yaml
 
     class Dumper(yaml.SafeDumper):
@@ -58,12 +57,7 @@ def write_yaml(tree: Tree, path: Path) -> None:
 
     Dumper.add_implicit_resolver(*_FLOAT)
     Dumper.add_representer(str, text)
-    beside = path.with_name(f".{path.name}.tmp")
-    with open(beside, "w", encoding="utf-8") as file:
-        yaml.dump(tree, file, Dumper=Dumper, sort_keys=False, allow_unicode=True)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    return str(yaml.dump(tree, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def _tree(text: str, file: str) -> Tree:

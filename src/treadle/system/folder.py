@@ -11,26 +11,19 @@ tensorboard/    a view of the journal
 from __future__ import annotations
 
 import json
-import os
-import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TextIO
-from weakref import WeakSet
+from typing import Any
 
 from treadle.config.build import plain, to_dict
-from treadle.config.loading import flatten, load_config, save_config
+from treadle.config.loading import config_text, flatten, load_config
 from treadle.config.schema import PLACES, config_path
 from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ACCEPT, ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.core.structure import same
 from treadle.system.code import code_digest
-from treadle.system.files import write_json
-
-_HELD: WeakSet[TextIO] = WeakSet()
-# A forked worker would share the lock and hold it on for seconds after its parent was killed.
-os.register_at_fork(after_in_child=lambda: [file.close() for file in _HELD])
+from treadle.system.files import write_json, write_text
+from treadle.system.lock import Held, Lock
 
 DONE = ("finished", "stopped")
 """Statuses after which a run does not go on by itself."""
@@ -52,7 +45,7 @@ class RunFolder:
         """Whether the run in it has reached its end, with the very config that is asked for: there is nothing left to train."""
         self.notes: list[str] = []
         """What is odd in it."""
-        self._lock: TextIO | None = None
+        self._lock = Lock(self.path / "lock")
 
     @cached_property
     def _code(self) -> str:
@@ -70,7 +63,9 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._lock.take()
+        except Held as holder:
+            raise RunLocked(f"the run folder {self._name!r} is in use by {holder}; wait for it, or give another run_dir") from None
         except OSError as error:
             raise self._unwritable(error) from None
         try:
@@ -104,15 +99,13 @@ class RunFolder:
             RunFolderError: the file cannot be written.
         """
         try:
-            save_config(config, self.path / "config.yaml")
+            write_text(self.path / "config.yaml", config_text(config))
         except OSError as error:
             raise self._unwritable(error) from None
 
     def close(self) -> None:
         """Let go of the lock."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
 
     def _unwritable(self, error: OSError) -> RunFolderError:
         return RunFolderError(f"cannot write to the run folder {self._name!r}: {error.strerror}; give another run_dir")
@@ -125,39 +118,9 @@ class RunFolder:
         """Replace `run.json`."""
         write_json(self.path / "run.json", {**record, "origin": self._origin, "code": self._code})
 
-    def _take_lock(self) -> None:
-        import fcntl
-
-        # The kernel lets go of the lock when its holder dies, however it dies.
-        file = open(self.path / "lock", "a+", encoding="utf-8")
-        try:
-            _retried(lambda: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB))
-        except OSError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            file.close()
-            raise RunLocked(f"the run folder {self._name!r} is in use by {holder}; wait for it, or give another run_dir") from None
-        try:
-            file.truncate(0)
-            os.write(file.fileno(), f"process {os.getpid()}".encode())
-        except OSError:
-            file.close()
-            raise
-        _HELD.add(file)
-        self._lock = file
-
     def is_locked(self) -> bool:
         """Whether a process writes to it at this moment; nothing is changed by looking."""
-        import fcntl
-
-        try:
-            with open(self.path / "lock", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return self._lock.is_held()
 
     def _compare(self, config: Any, accept_changes: bool) -> None:
         record = self.record()
@@ -215,17 +178,6 @@ class RunFolder:
 
 def _is_under(key: str, places: tuple[str, ...]) -> bool:
     return any(key == place or key.startswith(f"{place}.") for place in places)
-
-
-def _retried(take: Callable[[], None], tries: int = 5) -> None:
-    """Try again where somebody holds the lock for the moment that it takes to look."""
-    for left in reversed(range(tries)):
-        try:
-            return take()
-        except OSError:
-            if not left:
-                raise
-            time.sleep(0.01)
 
 
 def read_record(path: Path) -> dict[str, Any]:
