@@ -20,6 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="FUNCTION", help="a function of the experiment's file that gives the dataset; the validation data unless told"
     )
+    fit = parser.add_mutually_exclusive_group()
+    fit.add_argument("--strict", dest="strict", action="store_true", default=True, help="the weights must be the model's, each of them (default)")
+    fit.add_argument("--partial", dest="strict", action="store_false", help="load those weights that are the model's, and leave the rest")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -37,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     weights = _weights(folder, record, options.weights)
     experiment = load_experiment(record["origin"])
     trainer = experiment.trainer(_config_of(experiment, folder))
-    load_weights(weights, trainer.model)
+    load_weights(weights, trainer.model, strict=options.strict)
     data = experiment[options.data]() if options.data else trainer.valid
     if data is None:
         raise UsageError("this experiment has no validation data; name a function of its file that gives a dataset: --data FUNCTION")
