@@ -193,7 +193,8 @@ class Run:
         """Make objects part of every checkpoint, under these names. They are restored when `steps` begins.
 
         Args:
-            objects: anything with ``state_dict()`` and ``load_state_dict(state)``.
+            objects: anything with ``state_dict()`` and ``load_state_dict(state)``, and generators: `torch.Generator`,
+                `numpy.random.Generator`, `random.Random`.
 
         Raises:
             UsageError: an object has no such methods, a name is taken, or the loop has begun.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from treadle.cli.main import exit_code, main
 
@@ -152,6 +153,17 @@ def test_evaluate_gives_what_training_logged_and_takes_other_data(capsys: pytest
     assert other["loss"] != scores["loss"] and other["data"] == "other"
     assert main(["evaluate", "results/a", "--data", "othr"]) == 1
     assert "did you mean 'other'?" in capsys.readouterr().err
+
+
+def test_weights_of_a_part_of_the_model_are_evaluated_where_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "main_file.py", "--quiet"]) == 0
+    weights = load_file(sorted(Path("results/a/checkpoints").iterdir())[-1] / "model.safetensors")
+    save_file({"bias": weights["bias"]}, "part.safetensors")
+    for strict in ([], ["--strict"]):
+        assert main(["evaluate", "results/a", "--weights", "part.safetensors", *strict]) == 1
+        assert "weight [2, 4]: missing in the checkpoint" in capsys.readouterr().err
+    assert main(["evaluate", "results/a", "--weights", "part.safetensors", "--partial", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["weights"] == "part.safetensors"
 
 
 def test_help_and_a_config_error_wait_for_no_torch() -> None:

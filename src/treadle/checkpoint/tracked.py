@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from treadle.checkpoint.generators import with_state
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
 from treadle.system.transfer import to_host
@@ -48,6 +49,7 @@ class Tracked:
         Raises:
             UsageError: the name is taken or cannot be a file's, or the object has no ``state_dict`` and ``load_state_dict``.
         """
+        item = with_state(item)
         lacking = [method for method in ("state_dict", "load_state_dict") if not callable(getattr(item, method, None))]
         why = ""
         if lacking:
