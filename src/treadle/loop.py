@@ -204,7 +204,10 @@ class Loop:
         """Something raised: say so in the folder; the last checkpoint stays as it is, and one that is being written is written to its end."""
         if isinstance(error, KeyboardInterrupt):  # who asked twice does not wait for it
             self.checkpoints.cancel()
-        self.checkpoints.settle()
+        try:
+            self.checkpoints.settle()
+        except Exception as second:
+            error.add_note(f"and writing a checkpoint raised {type(second).__name__}: {second}")
         if not self.over:
             self.status = "failed" if isinstance(error, Exception) else "interrupted"
             self.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -218,8 +221,7 @@ class Loop:
     def close(self) -> None:
         """Let go of workers and signals."""
         self._listening.close()
-        self.checkpoints.cancel()
-        self.checkpoints.settle()
+        self.checkpoints.close()
         if self._steps is not None:
             self._steps.close()
 

@@ -312,8 +312,9 @@ class Run:
 
     @property
     def result(self) -> Result:
-        """How the run stands, or how it ended."""
+        """How the run stands, or how it ended; waits for a checkpoint that is being written, since it names where that is."""
         loop = self._loop
+        loop.checkpoints.settle()
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
         return Result(status, loop.progress.steps, loop.progress.epochs, self._log.numbers(), loop.checkpoints.best, loop.checkpoints.last, self.dir)
 

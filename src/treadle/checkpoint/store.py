@@ -183,6 +183,12 @@ class Checkpoints:
         if self._writing is not None:
             self._writing.job.cancel()
 
+    def close(self) -> None:
+        """End what is being written, and let go of the memory for copies."""
+        self.cancel()
+        self.settle()
+        self._snapshots = Snapshots()
+
     def _clean(self, stay: set[int], after: Callable[[], None]) -> list[str]:
         """What follows a save. In this order, so that nothing that is named anywhere is missing, whenever it is cut short."""
         notes = []
