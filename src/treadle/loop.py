@@ -220,10 +220,11 @@ class Loop:
 
     def close(self) -> None:
         """Let go of workers and signals."""
-        self._listening.close()
-        self.checkpoints.close()
-        if self._steps is not None:
-            self._steps.close()
+        with ExitStack() as ending:
+            if self._steps is not None:
+                ending.callback(self._steps.close)
+            ending.callback(self.checkpoints.close)
+            ending.callback(self._listening.close)
 
     def _end(self) -> None:
         """The run is over, as planned or as asked."""

@@ -144,10 +144,9 @@ class Run:
             if error is not None:
                 add_report_note(error, self.dir)
         finally:
-            self._loop.close()
-            self._log.close()
-            self._stack.close()
-            self._folder.close()
+            with ExitStack() as ending:  # each of these, whatever comes of the others; the last one first
+                for close in (self._folder.close, self._stack.close, self._log.close, self._loop.close):
+                    ending.callback(close)
 
     # --- what the loop needs ---
 

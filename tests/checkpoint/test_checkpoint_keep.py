@@ -205,3 +205,109 @@ def test_an_evaluation_of_something_else_may_come_before_the_one_that_measures_t
     result = run(tmp_path, [0.1, 0.3, 0.2], each_step=probe)
     assert result.best.name == "step-000004"
     assert sum("probe/loss" in row for row in treadle.read_journal(tmp_path)) == 6
+
+
+# --- keep_every ---
+
+milestones = st.lists(st.tuples(st.integers(1, 3), st.integers(0, 2), values), max_size=12).map(
+    lambda found: [
+        Record(sum(step for step, *_ in found[: place + 1]), value, sum(more for _, more, _ in found[: place + 1]))
+        for place, (_, _, value) in enumerate(found)
+    ]
+)
+"""Records as a run makes them: the milestones that it has passed only grow."""
+
+
+def firsts(records):
+    return {min(r.step for r in records if r.milestone == reached) for reached in {r.milestone for r in records} - {0}}
+
+
+@examples()
+@given(records=milestones, mode=modes, last=st.integers(1, 4), best=st.integers(1, 4))
+def test_the_first_that_reaches_each_milestone_stays_and_nothing_else_on_its_account(records, mode, last, best):
+    without = kept([Record(r.step, r.value) for r in records], last, best, mode)
+    assert kept(records, last, best, mode) == without | firsts(records)
+
+
+@examples()
+@given(records=milestones, mode=modes, last=st.integers(1, 4), best=st.integers(1, 4), shuffle=st.randoms())
+def test_with_milestones_too_removing_in_one_go_or_after_each_save_keeps_the_same(records, mode, last, best, shuffle):
+    alive = []
+    for record in records:
+        alive.append(record)
+        stay = kept(alive, last, best, mode)
+        alive = [one for one in alive if one.step in stay]
+    shuffle.shuffle(records)
+    assert {record.step for record in alive} == kept(records, last, best, mode)
+
+
+def saving(folder, epochs, keep_every, *, every="1 epoch", fail_at=None, accept=False, background=True, data=None):
+    """A run of two steps an epoch that keeps its last checkpoint only, and those of keep_every; what stays, by step."""
+    torch.manual_seed(0)
+    config = treadle.Config(
+        run_dir=str(folder),
+        duration=f"{epochs} epochs",
+        batch_size=4,
+        machine=treadle.MachineConfig(device="cpu"),
+        checkpoint=treadle.CheckpointConfig(every=every, keep_last=1, keep_every=keep_every, background=background),
+        log=treadle.LogConfig(console="quiet", tensorboard=False),
+    )
+    data = data or (torch.randn(8, 2), torch.randn(8, 1))
+    trainer = treadle.Trainer(nn.Linear(2, 1), nn.MSELoss(), data, optimizer=partial(torch.optim.SGD, lr=0.01), config=config)
+
+    @trainer.on("step_finished")
+    def fall_over(run):
+        if run.progress.steps == fail_at:
+            raise ZeroDivisionError
+
+    if fail_at is None:
+        trainer.fit(accept_changes=accept)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            trainer.fit()
+    for path in (folder / "checkpoints").iterdir():
+        verify(path)
+    return sorted(int(path.name.removeprefix("step-")) for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_every_second_epoch_stays(tmp_path, background):
+    assert saving(tmp_path, 7, "2 epochs", background=background) == [4, 8, 12, 14]
+
+
+EVERY = {
+    "off": (None, "1 epoch", [14]),
+    "longer than the run": ("8 epochs", "1 epoch", [14]),
+    "the whole run": ("7 epochs", "1 epoch", [14]),
+    "steps between two saves": ("3 steps", "1 epoch", [4, 6, 10, 12, 14]),
+    "samples": ("20 samples", "1 epoch", [6, 10, 14]),
+    "shorter than the time between two saves": ("1 step", "2 epochs", [4, 8, 12, 14]),
+    "parts of an epoch": ("1.5 epochs", "1 step", [3, 6, 9, 12, 14]),
+}
+
+
+@pytest.mark.parametrize(("keep_every", "every", "expected"), EVERY.values(), ids=EVERY)
+def test_the_first_checkpoint_that_reaches_each_multiple_stays(tmp_path, keep_every, every, expected):
+    assert saving(tmp_path, 7, keep_every, every=every) == expected
+
+
+def test_what_was_kept_stays_over_a_resume(tmp_path):
+    assert saving(tmp_path, 7, "2 epochs", fail_at=11) == [4, 8, 10]
+    assert saving(tmp_path, 7, "2 epochs") == [4, 8, 10, 12, 14]  # 10 is the one resumed from
+
+
+def test_the_multiples_are_those_of_the_run_and_not_of_the_process(tmp_path):
+    assert saving(tmp_path, 7, "3 epochs", fail_at=5) == [4]
+    assert saving(tmp_path, 7, "3 epochs", fail_at=9) == [4, 6, 8]
+    assert saving(tmp_path, 7, "3 epochs") == [6, 8, 12, 14]
+
+
+def test_another_keep_every_is_no_other_run_and_counts_for_what_is_there(tmp_path):
+    assert saving(tmp_path, 12, "2 epochs", fail_at=13) == [4, 8, 12]
+    assert saving(tmp_path, 12, "4 epochs", fail_at=19) == [8, 12, 16, 18]  # 12 is the one resumed from
+    assert saving(tmp_path, 12, None) == [18, 24]
+
+
+def test_keep_every_for_the_first_time_keeps_from_there_on(tmp_path):
+    assert saving(tmp_path, 7, None, fail_at=7) == [6]
+    assert saving(tmp_path, 7, "2 epochs") == [6, 8, 12, 14]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from treadle.checkpoint.save import FORMAT
@@ -27,28 +28,7 @@ def verify(path: Path) -> None:
     Raises:
         CheckpointError: a file is missing, has another size or another content; the message names it.
     """
-    try:
-        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        files = {name: (expected["size"], expected["sha256"]) for name, expected in manifest["files"].items()}
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: manifest.json is missing, so it was not written to its end") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise CheckpointError(f"{path}: manifest.json cannot be read") from None
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: its format is {manifest.get('format')!r}, this version reads {FORMAT}")
-    for name, (length, checksum) in files.items():
-        file = path / name
-        if not file.is_file():
-            raise CheckpointError(f"{path}: {name} is missing")
-        if (size := file.stat().st_size) != length:
-            raise CheckpointError(f"{path}: {name} has {size} bytes, {length} were written")
-        if _sha256(file) != checksum:
-            raise CheckpointError(f"{path}: {name} is damaged, its checksum does not match")
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    _verified(path)
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -60,16 +40,63 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         CheckpointError: it is damaged.
     """
-    verify(path)
-    content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    return {name: decode(tree, _tensors(path, name)) for name, tree in content["states"].items()}, content["info"]
+    files = _verified(path)
+    try:
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        states = {name: decode(tree, _tensors(path, f"{name}.safetensors", files)) for name, tree in content["states"].items()}
+        return states, dict(content["info"])
+    except _UNREADABLE as error:  # its sums are right, so nobody damaged it: somebody made it
+        raise CheckpointError(f"{path}: its content cannot be read ({type(error).__name__}: {error})") from None
 
 
-def _tensors(path: Path, name: str) -> dict[str, torch.Tensor]:
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
+
+
+def _verified(path: Path) -> set[str]:
+    """The names of the files of a checkpoint, each as the manifest says."""
+    manifest, files = _manifest(path)
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: its format is {manifest.get('format')!r}, this version reads {FORMAT}")
+    for name, (length, checksum) in files.items():
+        file = path / name
+        if not file.is_file():
+            raise CheckpointError(f"{path}: {name} is missing")
+        try:
+            if (size := file.stat().st_size) != length:
+                raise CheckpointError(f"{path}: {name} has {size} bytes, {length} were written")
+            if _sha256(file) != checksum:
+                raise CheckpointError(f"{path}: {name} is damaged, its checksum does not match")
+        except OSError as error:
+            raise CheckpointError(f"{path}: {name} cannot be read: {error.strerror}") from None
+    return set(files)
+
+
+def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
+    """A manifest, and the size and the sum of each file that it names; only files beside it are named."""
+    file = path / "manifest.json"
+    if not file.exists():
+        raise CheckpointError(f"{path}: manifest.json is missing, so it was not written to its end")
+    try:
+        if not file.is_file():
+            raise ValueError
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        files = {name: (expected["size"], expected["sha256"]) for name, expected in manifest["files"].items()}
+        if "state.json" not in files or any(Path(name).name != name for name in files):
+            raise ValueError
+    except _UNREADABLE:
+        raise CheckpointError(f"{path}: manifest.json cannot be read") from None
+    return manifest, files
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tensors(path: Path, name: str, files: set[str]) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    file = path / f"{name}.safetensors"
-    return load_file(file) if file.exists() else {}
+    return load_file(path / name) if name in files else {}
 
 
 def load_weights(path: str | Path | None, model: nn.Module, *, name: str = "model", strict: bool = True) -> nn.Module:
@@ -107,7 +134,6 @@ def load_weights(path: str | Path | None, model: nn.Module, *, name: str = "mode
 
 
 def _model_state(path: Path, name: str) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     if path.is_file():
@@ -123,7 +149,10 @@ def _model_state(path: Path, name: str) -> dict[str, torch.Tensor]:
     states, _ = read_checkpoint(path)
     if name not in states:
         raise CheckpointError(f"{path} has no state named {name!r}{did_you_mean(name, states)}")
-    return dict(states[name])
+    state = states[name]
+    if not isinstance(state, dict) or not all(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in state.items()):
+        raise CheckpointError(f"{path}: the state of {name!r} is no model's: it does not hold tensors by name")
+    return state
 
 
 def _differences(given: dict[str, torch.Tensor], own: dict[str, torch.Tensor], strict: bool) -> list[str]:

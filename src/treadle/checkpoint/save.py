@@ -50,14 +50,16 @@ def write_checkpoint(
     place, beside = parent / folder_name(step), parent / f".{folder_name(step)}.tmp"
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+        parent.mkdir(exist_ok=True)  # and not what is above it: a run folder that is gone is to be noticed
+        beside.mkdir()
         _write_files(beside, encoded, info, check)
         if place.exists():  # a damaged one of the same step, which a resume passed over
             discard(place)
         replace(beside, place)
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
-        raise CheckpointError(f"cannot write the checkpoint {place}: {error.strerror or error}; older checkpoints are untouched") from error
+        older = "older checkpoints are untouched" if parent.is_dir() else "and the folder of older ones is gone"
+        raise CheckpointError(f"cannot write the checkpoint {place}: {error.strerror or error}; {older}") from error
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise

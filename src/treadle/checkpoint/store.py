@@ -83,7 +83,7 @@ class Checkpoints:
         try:
             info = read_info(path)
             return Record(int(info["step"]), info["value"] if info["best"] == self._config.best else None, self._milestone(info.get("progress", {})))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def _milestone(self, counters: dict[str, int]) -> int:
@@ -156,7 +156,8 @@ class Checkpoints:
         except Cancelled:
             return False
         self._records[writing.record.step] = writing.record
-        self._records = {step: record for step, record in self._records.items() if step in writing.stay}
+        if not notes:
+            self._records = {step: record for step, record in self._records.items() if step in writing.stay}
         self._spent += writing.job.seconds
         for note in notes:
             self._say(note)
@@ -197,6 +198,8 @@ class Checkpoints:
                 write()
             except OSError as error:
                 notes.append(f"warning: {name} cannot be written: {error.strerror or error}; the checkpoints themselves are there")
+        if notes:  # they still name older ones, which stay until the next save
+            return notes
         for step in set(self._records) - stay:
             with suppress(OSError):  # what cannot be removed does no harm
                 discard(self._folder / folder_name(step))

@@ -40,6 +40,6 @@ def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
     yield len(text).to_bytes(8, "little") + text
     for _, tensor in ordered:
         flat = tensor.as_strided((tensor.numel(),), (1,))  # a single element may be called contiguous whatever its stride
-        raw = flat.view(torch.uint8).numpy().data
+        raw = flat.view(torch.uint8)
         for start in range(0, len(raw), _PIECE):
-            yield raw[start : start + _PIECE]
+            yield raw[start : start + _PIECE].clone().numpy().data  # what is summed is what is written, whoever else writes to it

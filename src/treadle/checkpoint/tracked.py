@@ -20,6 +20,7 @@ from treadle.system.transfer import to_host
 RUN = "run"
 """The run's own state goes under this name."""
 SCALER = "scaler"
+_LONGEST_NAME = 200
 Settings = dict[str, dict[str, Any]]
 """Plain values by key, by group."""
 
@@ -56,7 +57,7 @@ class Tracked:
             why = f"it has no {lacking[0]}()"
         elif name in self._objects or name == RUN:
             why = "the name is taken"
-        elif "/" in name or name.startswith(".") or not name:
+        elif "/" in name or name.startswith(".") or not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME:
             why = "its state becomes a file of this name"
         if why:
             raise UsageError(f"cannot track {name!r} ({type(item).__name__}): {why}")

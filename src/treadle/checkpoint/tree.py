@@ -20,17 +20,19 @@ Encoded = tuple[Any, Tensors]
 """A state taken apart: a value for JSON, and the tensors it refers to by name."""
 Copy = Callable[[str, torch.Tensor], torch.Tensor]
 _ARRAYS = {"bool", *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)), "float16", "float32", "float64"}
+_LONGEST_BITS, _DEEPEST = 10_000, 100
+"""What JSON can be read with again: Python refuses longer numbers, and deeper trees."""
 _MARKS = ("$tuple", "$dict", "$tensor", "$array")
 
 
 def own_copy(place: str, value: torch.Tensor) -> torch.Tensor:
     """A tensor's content in new memory of the host."""
-    return value.to("cpu", copy=True).contiguous()
+    return as_it_is(place, value.to("cpu", copy=True))
 
 
 def as_it_is(place: str, value: torch.Tensor) -> torch.Tensor:
     """A tensor's content on the host, where it is if it can be: for a state that does not change while it is written."""
-    return value.to("cpu").contiguous()
+    return value.to("cpu").resolve_conj().resolve_neg().contiguous()
 
 
 def encode(state: Any, name: str, copy: Copy = own_copy) -> Encoded:
@@ -79,12 +81,14 @@ class _Encoder:
     tensors: Tensors = field(default_factory=dict)
     seen: dict[Any, str] = field(default_factory=dict)
 
-    def encode(self, value: Any, path: str) -> Any:
+    def encode(self, value: Any, path: str, depth: int = 0) -> Any:
+        if depth > _DEEPEST:
+            raise CheckpointError(f"the state of {self.root!r} cannot be stored: {path[:100]}... is nested more than {_DEEPEST} levels deep")
         if value is None or isinstance(value, (bool, str)):
             return value
         if isinstance(value, (np.bool_, np.integer, np.floating)):
             return value.item()
-        if isinstance(value, int):
+        if isinstance(value, int) and value.bit_length() < _LONGEST_BITS:
             return int(value)
         if isinstance(value, float):
             return float(value)
@@ -93,21 +97,22 @@ class _Encoder:
         if isinstance(value, np.ndarray) and value.dtype.name in _ARRAYS and value.dtype.isnative:
             return {"$array": self._added(torch.from_numpy(np.array(value, order="C")), path or "value")}
         if isinstance(value, list):
-            return [self.encode(item, _join(path, place)) for place, item in enumerate(value)]
+            return [self.encode(item, _join(path, place), depth + 1) for place, item in enumerate(value)]
         if isinstance(value, tuple):
-            return {"$tuple": [self.encode(item, _join(path, place)) for place, item in enumerate(value)]}
+            return {"$tuple": [self.encode(item, _join(path, place), depth + 1) for place, item in enumerate(value)]}
         if isinstance(value, Mapping):
-            items = [(key, self.encode(item, _join(path, key))) for key, item in value.items()]
+            items = [(key, self.encode(item, _join(path, key), depth + 1)) for key, item in value.items()]
             if all(isinstance(key, str) and key not in _MARKS for key in value):
                 return dict(items)
-            return {"$dict": [[self.encode(key, _join(path, key)), item] for key, item in items]}
+            return {"$dict": [[self.encode(key, _join(path, key), depth + 1), item] for key, item in items]}
         raise CheckpointError(
             f"the state of {self.root!r} cannot be stored: {_join(self.root, path) if path else self.root} is a {_kind(value)}; "
             "a checkpoint holds tensors, arrays, numbers, texts, None, and dicts, lists and tuples of them"
         )
 
     def _stored(self, value: torch.Tensor, name: str) -> str:
-        same = (value.device, value.untyped_storage().data_ptr(), value.storage_offset(), value.dtype, tuple(value.shape), value.stride())
+        place = (value.device, value.untyped_storage().data_ptr(), value.storage_offset())
+        same = (*place, value.dtype, tuple(value.shape), value.stride(), value.is_conj(), value.is_neg())
         if value.numel() and same in self.seen:
             return self.seen[same]
         self.seen[same] = name = self._added(value, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from copy import copy, deepcopy
 from itertools import chain, islice
 from typing import Any
@@ -109,14 +110,15 @@ class Loader:
             epochs: how many epochs to give; None goes on for ever.
             mark: of the batch that was used last, where the data is a stream.
         """
-        for batch in self._read(epoch, into, mark):
-            if self.device.type != "cpu":
-                batch.parts = [to_device(part, self.device) for part in batch.parts]
-            yield batch
-            if batch.ends_epoch and epochs is not None:
-                epochs -= 1
-                if epochs == 0:
-                    return
+        with self._as_found():
+            for batch in self._read(epoch, into, mark):
+                if self.device.type != "cpu":
+                    batch.parts = [to_device(part, self.device) for part in batch.parts]
+                yield batch
+                if batch.ends_epoch and epochs is not None:
+                    epochs -= 1
+                    if epochs == 0:
+                        return
 
     def peek(self) -> Any:
         """The first micro-batch, read in this process and without moving anything; for checks before the start."""
@@ -126,16 +128,30 @@ class Loader:
         if hasattr(data, "__next__"):  # an iterator is read only once: what was looked at is put back
             ahead = list(islice(data, 1))
             self.source.data, one.source.data = chain(ahead, data), ahead
-        before = deepcopy(data.state_dict()) if self.source.kind == "streamed" and has_state(data) else None
-        part = next(one.batches(epochs=1)).parts[0]
-        if before is not None:
+        with closing(one.batches(epochs=1)) as batches:
+            return next(batches).parts[0]
+
+    @contextmanager
+    def _as_found(self) -> Iterator[None]:
+        """Put a stream that says where it is back to where it was: the next to read the same object begins at the beginning."""
+        data = self.source.data
+        if not (self._is_stream and has_state(data)):
+            yield
+            return
+        before = deepcopy(data.state_dict())
+        try:
+            yield
+        finally:
             data.load_state_dict(before)
-        return part
+
+    @property
+    def _is_stream(self) -> bool:
+        """Whether the data cannot be read at any position at once."""
+        return self.source.kind == "streamed" or (self.source.kind == "batched" and not can_index(self.source))
 
     def way_back(self, into: int, mark: Mark | None) -> str:
         """What it takes to get back to a position of a stream that cannot go there at once; empty where it can."""
-        unable = self.source.kind == "streamed" or (self.source.kind == "batched" and not can_index(self.source))
-        if not unable or not into or mark is None or mark["owner"] is not None:
+        if not self._is_stream or not into or mark is None or mark["owner"] is not None:
             return ""
         name = getattr(self.source.data, "__name__", type(self.source.data).__name__)
         items = f"{into:,} {'samples' if self.source.kind == 'streamed' else 'batches'}"

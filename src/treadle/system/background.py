@@ -30,7 +30,7 @@ class Job(Generic[T]):
     """
 
     def __init__(self, call: Callable[[Callable[[], None]], T]) -> None:
-        self._call, self._cancelled = call, threading.Event()
+        self._call, self._cancelled, self._ended = call, threading.Event(), threading.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
         self.seconds = 0.0
@@ -45,11 +45,11 @@ class Job(Generic[T]):
     @property
     def done(self) -> bool:
         """Whether it has come to its end."""
-        return not self._thread.is_alive()
+        return self._ended.is_set()
 
     def wait(self) -> None:
         """Wait for its end; it may be a bad one."""
-        self._thread.join()
+        self._ended.wait()  # a join that a signal interrupts takes the thread for ended
 
     def cancel(self) -> None:
         """Ask it to end soon."""
@@ -71,6 +71,7 @@ class Job(Generic[T]):
         except BaseException as error:  # it belongs to the one who waits
             self._error = error
         self.seconds = time.perf_counter() - began
+        self._ended.set()
 
     def _check(self) -> None:
         if self._cancelled.is_set():
