@@ -150,7 +150,7 @@ def test_a_handler_for_an_unknown_event() -> None:
 
 def test_two_runs_in_one_folder_at_once() -> None:
     with treadle.Run(config()):
-        refused(errors.RunLocked, r"'run' is in use by process \d+; wait for it, or give another run_dir")
+        refused(errors.RunLocked, r"'run' is in use by process \d+ on .+; wait for it, or give another run_dir")
 
 
 def test_a_finished_run_started_again_with_another_config() -> None:

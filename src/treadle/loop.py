@@ -197,7 +197,8 @@ class Loop:
             self.stop("stopped", f"the loop was left at step {self.step.number}")
             self._finish_step()
         else:
-            self.stop("interrupted", "the loop was not begun")
+            steps = self.progress.steps
+            self.stop("interrupted", f"the loop was left after step {steps}" if steps else "the loop was not begun")
         self._end()
 
     def fail(self, error: BaseException) -> None:
@@ -228,6 +229,7 @@ class Loop:
 
     def _end(self) -> None:
         """The run is over, as planned or as asked."""
+        self.checkpoints.settle()  # nothing is on its way when the last word is written
         self.over = True
         self._listening.close()
         if self.status == "running":
@@ -305,16 +307,16 @@ class Loop:
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
         self.tracked.check_finite(self.progress.steps, self.checkpoints.last)
         # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
-        heard = self.progress.steps > 0 and self.events.any_for("checkpoint_saved")
-        wait = must or heard or not self._config.checkpoint.background
+        has_listener = self.progress.steps > 0 and self.events.any_for("checkpoint_saved")
+        wait = must or has_listener or not self._config.checkpoint.background
         journal = self._settled_journal(must)
         if journal is not None:
             self.checkpoints.begin(
-                self.progress, self._states(journal), best, wait=wait, before=self._log.sync, after=partial(self._told, self._facts())
+                self.progress, self._states(journal), best, wait=wait, before=self._log.sync, after=partial(self._write_record, self._facts())
             )
         written = journal is not None and (not wait or self.checkpoints.settle(must))
         self._pace.stalled(time.perf_counter() - began)
-        if heard and written:
+        if has_listener and written:
             with preserved_rng():  # the checkpoint holds the generators as they are now
                 self._fire("checkpoint_saved")
 
@@ -326,9 +328,10 @@ class Loop:
             self.checkpoints.not_saved(self.progress.steps, error, must)
             return None
 
-    def _told(self, facts: dict[str, Any]) -> None:
-        """Write `run.json`."""
-        self._folder.write_record(facts | self._places())
+    def _write_record(self, facts: dict[str, Any]) -> None:
+        """Write `run.json`: facts, and where the checkpoints are."""
+        path, best, last = self._folder.path, self.checkpoints.best, self.checkpoints.last
+        self._folder.write_record({**facts, "best": best and str(best.relative_to(path)), "last": last and str(last.relative_to(path))})
 
     def _states(self, journal: int) -> dict[str, Any]:
         """Everything that is in a checkpoint."""
@@ -368,14 +371,9 @@ class Loop:
             "values": dict(self.step.values),
         }
 
-    def _places(self) -> dict[str, Any]:
-        """And of where its checkpoints are."""
-        path, best, last = self._folder.path, self.checkpoints.best, self.checkpoints.last
-        return {"best": best and str(best.relative_to(path)), "last": last and str(last.relative_to(path))}
-
     def _record(self) -> None:
         try:
-            self._told(self._facts())
+            self._write_record(self._facts())
         except OSError as error:  # the record is for people; training and resume do not need it
             self._log.say(f"warning: run.json cannot be written: {error.strerror}")
 

@@ -78,6 +78,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "checkpoint.every": LENGTH,
     "checkpoint.keep_last": COUNT,
     "checkpoint.keep_best": COUNT,
+    "checkpoint.keep_every": [case for case in LENGTH if case[0] is not None],
+    "checkpoint.background": FLAG,
     "checkpoint.best": TEXT,
     "checkpoint.mode": choice("min", "max"),
     "log.every": LENGTH,

@@ -41,7 +41,7 @@ class Witness:
 
 
 def train(folder: Path, *, background: bool = False) -> treadle.Result:
-    """A run that saves every second step, keeps two checkpoints and the best, and removes the others."""
+    """A run that saves every second step, keeps the last checkpoint and the best, and removes the others."""
     generator = torch.Generator().manual_seed(3)
     inputs, labels = torch.randn(32, 4, generator=generator), torch.randint(0, 2, (32,), generator=generator)
     return treadle.train(
@@ -58,7 +58,7 @@ def train(folder: Path, *, background: bool = False) -> treadle.Result:
             batch_size=8,
             machine=treadle.MachineConfig(device="cpu"),
             evaluate=treadle.EvaluateConfig(every="2 steps"),
-            checkpoint=treadle.CheckpointConfig(every="2 steps", keep_last=2, best="valid/loss", background=background),
+            checkpoint=treadle.CheckpointConfig(every="2 steps", keep_last=1, best="valid/loss", background=background),
             log=treadle.LogConfig(every="1 step", console="quiet", tensorboard=False),
         ),
     )

@@ -3,6 +3,10 @@
 Here for two saves; `tests/campaign.py` does it for a whole run.
 """
 
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from guarantees.crash_run import every_crash, record
 from guarantees.crashes import Disk, Operation, on_disk
 from guarantees.remains import remains
+from treadle.system.files import write_all
 
 Undisturbed = tuple[list[Operation], dict[str, Any]]
 
@@ -38,6 +43,37 @@ def save_of(step: int, log: list[Operation]) -> tuple[int, int]:
     begin = next(place for place, operation in enumerate(log) if operation.path == name)
     end = next(place for place in range(begin, len(log)) if log[place].path == "metrics.jsonl")
     return begin, end
+
+
+def forgotten(*_: object) -> None:
+    """What should have been done, and is not."""
+
+
+def written_only(path: Path, pieces: Iterable[bytes]) -> tuple[int, str]:
+    """What `write_file` does, but for its fsync."""
+    content = b"".join(pieces)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    write_all(handle, content)
+    os.close(handle)
+    return len(content), hashlib.sha256(content).hexdigest()
+
+
+MISTAKES: dict[str, tuple[str, Callable[..., Any]]] = {
+    "the names in a checkpoint are not safe": ("treadle.checkpoint.save.fsync", forgotten),
+    "no name is safe": ("treadle.system.files.fsync", forgotten),
+    "no content is safe": ("treadle.checkpoint.save.write_file", written_only),
+    "the journal is not safe before the checkpoint": ("treadle.log.log.Log.sync", forgotten),
+    "an old checkpoint is removed file by file": ("treadle.checkpoint.store.discard", shutil.rmtree),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_a_save_would_be_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mistake: str) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(*MISTAKES[mistake])
+        log = record(tmp_path / "run")
+    whole = remains(tmp_path / "run")
+    assert any(wrong for _, wrong in every_crash(tmp_path / "states", log, whole, save_of(6, log)))
 
 
 @pytest.mark.parametrize("step", [2, 6])

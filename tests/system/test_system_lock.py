@@ -91,6 +91,13 @@ def test_without_kernel_locks_a_living_holder_is_respected(path, holder, no_kern
         taken(path)
 
 
+def test_without_kernel_locks_a_living_holder_is_seen(path, holder, no_kernel_locks):
+    assert Lock(path).is_held()
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not Lock(path).is_held()
+
+
 def test_without_kernel_locks_the_lock_of_one_that_was_killed_is_stale(path, holder, no_kernel_locks):
     holder.send_signal(signal.SIGKILL)
     holder.wait()

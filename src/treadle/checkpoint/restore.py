@@ -127,6 +127,8 @@ def load_weights(path: str | Path | None, model: nn.Module, *, name: str = "mode
     if not state.keys() & own.keys():
         state = {key.removeprefix("module."): value for key, value in state.items()}
         own = {key.removeprefix("module."): value for key, value in own.items()}
+    if not strict and not state.keys() & own.keys():
+        raise CheckpointError(f"{path} has nothing that {type(model).__name__} has: it holds {', '.join(list(state)[:3])}...")
     if problems := _differences(state, {key: value for key, (_, value) in own.items()}, strict):
         raise CheckpointError(f"{path} does not fit {type(model).__name__}:\n" + "\n".join(f"  {line}" for line in problems))
     model.load_state_dict({own[key][0]: value for key, value in state.items() if key in own}, strict=strict)

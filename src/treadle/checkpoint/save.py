@@ -57,12 +57,10 @@ def write_checkpoint(
             discard(place)
         replace(beside, place)
     except OSError as error:
-        shutil.rmtree(beside, ignore_errors=True)
         older = "older checkpoints are untouched" if parent.is_dir() else "and the folder of older ones is gone"
         raise CheckpointError(f"cannot write the checkpoint {place}: {error.strerror or error}; {older}") from error
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)  # it is there still where something went wrong
     return place
 
 

@@ -14,7 +14,7 @@ from treadle.checkpoint.keep import Record, best_first, kept
 from treadle.checkpoint.restore import read_checkpoint, read_info
 from treadle.checkpoint.save import folder_name, write_checkpoint
 from treadle.checkpoint.snapshot import Snapshots
-from treadle.checkpoint.tree import as_it_is, encode
+from treadle.checkpoint.tree import encode
 from treadle.config.schema import CheckpointConfig
 from treadle.core.errors import CheckpointError
 from treadle.core.when import Duration, Progress
@@ -115,7 +115,7 @@ class Checkpoints:
             CheckpointError: a state cannot be stored.
         """
         assert self._writing is None, "one at a time"
-        encoded = {name: encode(state, name, as_it_is) for name, state in states.items()} if wait else self._snapshots.take(states)
+        encoded = {name: encode(state, name) for name, state in states.items()} if wait else self._snapshots.take(states)
         counters = {name: getattr(progress, name) for name in ("steps", "samples", "epochs", "into_epoch", "epoch_size")}
         info = {"step": progress.steps, "value": value, "best": self._config.best, "progress": counters}
         record = Record(progress.steps, value, self._milestone(counters))
@@ -148,16 +148,18 @@ class Checkpoints:
         if writing is None:
             return True
         writing.job.wait()  # this may be interrupted: it is still being written then
-        self._writing = None
         try:
             notes = writing.job.result()
+            stay = {*self._records, writing.record.step} if notes else writing.stay
+            records = self._records | {writing.record.step: writing.record}
+            self._records = {step: record for step, record in records.items() if step in stay}
         except (CheckpointError, OSError) as error:
+            self._writing = None
             return self.not_saved(writing.record.step, error, must)
         except Cancelled:
             return False
-        self._records[writing.record.step] = writing.record
-        if not notes:
-            self._records = {step: record for step, record in self._records.items() if step in writing.stay}
+        finally:
+            self._writing = None
         self._spent += writing.job.seconds
         for note in notes:
             self._say(note)
@@ -207,7 +209,7 @@ class Checkpoints:
 
     def _write_best(self) -> None:
         if self._config.best is not None:
-            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in self._ranked()]
+            rows = [{"step": r.step, "value": r.value, "checkpoint": f"checkpoints/{folder_name(r.step)}"} for r in self._first(self._all())]
             write_json(self._run_folder / "best.json", {"name": self._config.best, "mode": self._config.mode, "best": rows})
 
     # --- what there is; a checkpoint that is being written counts until that fails ---
@@ -224,16 +226,18 @@ class Checkpoints:
         if value is None:
             return False
         new = Record(sys.maxsize, value)  # the latest of all: an equal value is no improvement
-        return new in self._ranked(new)
+        if new not in self._first([*self._all(), new]) and new in self._first([*self._records.values(), new]):
+            self.settle()  # only one that is on its way is better: whether it comes to be there decides, and not how fast the disk is
+        return new in self._first([*self._all(), new])
 
-    def _ranked(self, *more: Record) -> list[Record]:
-        """The best that stay, the best first."""
-        return best_first([*self._all(), *more], self._config.mode)[: self._config.keep_best]
+    def _first(self, records: list[Record]) -> list[Record]:
+        """The best that stay of some, the best first."""
+        return best_first(records, self._config.mode)[: self._config.keep_best]
 
     @property
     def best(self) -> Path | None:
         """Folder of the best checkpoint; None where no best value was measured."""
-        ranked = self._ranked()
+        ranked = self._first(self._all())
         return self._folder / folder_name(ranked[0].step) if ranked else None
 
     @property

@@ -1,4 +1,4 @@
-"""Tensors as a safetensors file, piece by piece: nothing is gathered in memory, and what was written can be summed on the way.
+"""Tensors as a safetensors file, piece by piece: nothing is gathered in memory, and each piece is checksummed as it is written.
 
 The format, https://huggingface.co/docs/safetensors: the length of a header (8 bytes, little end first), the header as JSON,
 the tensors' bytes one after the other. Files are read with the safetensors library.

@@ -25,23 +25,18 @@ _LONGEST_BITS, _DEEPEST = 10_000, 100
 _MARKS = ("$tuple", "$dict", "$tensor", "$array")
 
 
-def own_copy(place: str, value: torch.Tensor) -> torch.Tensor:
-    """A tensor's content in new memory of the host."""
-    return as_it_is(place, value.to("cpu", copy=True))
-
-
 def as_it_is(place: str, value: torch.Tensor) -> torch.Tensor:
     """A tensor's content on the host, where it is if it can be: for a state that does not change while it is written."""
     return value.to("cpu").resolve_conj().resolve_neg().contiguous()
 
 
-def encode(state: Any, name: str, copy: Copy = own_copy) -> Encoded:
+def encode(state: Any, name: str, copy: Copy = as_it_is) -> Encoded:
     """Take a state apart.
 
     Args:
         state: nested dicts, lists and tuples of tensors, arrays, numbers, texts and None.
         name: what messages call it, such as "optimizer".
-        copy: gives a contiguous copy on the host of the tensor at a place in the state; the place names it in the file.
+        copy: gives the content of the tensor at a place in the state, contiguous and on the host; the place names it in the file.
 
     Returns:
         a value for JSON, and the tensors it refers to, each stored once though it may occur often (tied weights).

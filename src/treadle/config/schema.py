@@ -83,7 +83,7 @@ class CheckpointConfig(Checked):
     keep_best: PositiveInt = 1
     """How many of the best checkpoints stay, where `best` is set."""
     keep_every: Length | None = None
-    """Also keep, for good, the first checkpoint that reaches each multiple of this, such as "10 epochs"."""
+    """Also keep the first checkpoint that reaches each multiple of this, such as "10 epochs", for as long as it is set."""
     best: str | None = None
     """Name of a logged value, such as "valid/accuracy", that says which checkpoint is best; each improvement is saved."""
     mode: Literal["min", "max"] = "min"

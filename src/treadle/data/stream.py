@@ -45,7 +45,7 @@ class Pass:
 
     def __init__(self, data: Any, seed: int, epoch: int, into: int, purpose: int, mark: Mark | None) -> None:
         self._data, self._seed, self._epoch, self._into, self._purpose = data, seed, epoch, into, purpose
-        self._seconds = mark["seconds"] if mark is not None and into else 0.0
+        self._seconds = 0.0
         self._items: Any = None
         self._owner = mark["owner"] if mark is not None else None
         self._state = mark["state"] if mark is not None else None
@@ -76,10 +76,7 @@ class Pass:
         self._items = iter(data if hasattr(data, "__iter__") else data())
         if self._owner == "iterator" and self._into:
             self._items.load_state_dict(deepcopy(self._state))
-        if self._owner is None:
-            self._seconds = 0.0
-            return 0
-        return self._into
+        return 0 if self._owner is None else self._into
 
     def mark(self) -> Mark:
         """Where the stream is now; its own iterator knows best."""
@@ -143,19 +140,38 @@ class Stream(IterableDataset[Batch]):
 
 def batched(source: Source, seed: int, micro_batch: int | None, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
     """Batches that came as such, from a position on."""
+    # One batch is held back while the next is read; what makes it may use its memory again.
+    reuses = not can_index(source) and not isinstance(source.data, DataLoader)
     while True:
+        one = _Listed(source, seed, epoch, into) if can_index(source) else Pass(source.data, seed, epoch, into, BATCH, mark)
         given = False
-        for (item, after), last in _with_last(_items(source, seed, epoch, into, mark)):
+        for (item, after), last in _with_last((copied(item) if reuses else item, one.mark()) for item in one):
             given = True
             item = as_tensors(item)
             parts, counts = split(item, count_samples(item), micro_batch)
-            yield Batch(parts, counts, 1, last, mark=after)
+            yield Batch(parts, counts, 1, last, mark=one.mark() if last else after)
         if not given and not _may_be_empty(into, mark):
             raise DataError(
                 f"treadle.Batches gave nothing in epoch {epoch + 1}: "
                 "its iterable is empty, or an iterator, which can be read only once; give a list, or a function that returns a new one"
             )
         epoch, into, mark = epoch + given, 0, None
+
+
+class _Listed:
+    """One pass through batches that can be had at any position: there is nothing to mark."""
+
+    def __init__(self, source: Source, seed: int, epoch: int, into: int) -> None:
+        self._data, self._seed, self._epoch, self._positions = source.data, seed, epoch, range(into, source.length or 0)
+
+    def __iter__(self) -> Iterator[Any]:
+        for position in self._positions:
+            if not at_hand(self._data):
+                seed_here(mix(self._seed, self._epoch, position, BATCH))
+            yield self._data[position]
+
+    def mark(self) -> None:
+        """Nothing: the position is enough."""
 
 
 def can_index(source: Source) -> bool:
@@ -180,18 +196,3 @@ def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
             yield held, False
             held = item
         yield held, True
-
-
-def _items(source: Source, seed: int, epoch: int, into: int, mark: Mark | None) -> Iterator[tuple[Any, Mark | None]]:
-    data = source.data
-    if can_index(source):
-        for position in range(into, source.length or 0):
-            if not at_hand(data):
-                seed_here(mix(seed, epoch, position, BATCH))
-            yield data[position], None
-        return
-    # One batch is held back while the next is read; what makes it may use its memory again.
-    reuses = not isinstance(data, DataLoader)
-    one = Pass(data, seed, epoch, into, BATCH, mark)
-    for item in one:
-        yield (copied(item) if reuses else item), one.mark()

@@ -32,7 +32,7 @@ class Job(Generic[T]):
     def __init__(self, call: Callable[[Callable[[], None]], T]) -> None:
         self._call, self._cancelled, self._ended = call, threading.Event(), threading.Event()
         self._result: T | None = None
-        self._error: BaseException | None = None
+        self._error: BaseException | None = Cancelled()  # so far: what is never begun counts as that
         self.seconds = 0.0
         """How long it took, once it is done."""
         # A daemon: whoever leaves at once is not held up at the door.
@@ -49,7 +49,8 @@ class Job(Generic[T]):
 
     def wait(self) -> None:
         """Wait for its end; it may be a bad one."""
-        self._ended.wait()  # a join that a signal interrupts takes the thread for ended
+        if self._thread.ident is not None:
+            self._ended.wait()  # a join that a signal interrupts takes the thread for ended
 
     def cancel(self) -> None:
         """Ask it to end soon."""
@@ -67,7 +68,7 @@ class Job(Generic[T]):
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         began = time.perf_counter()
         try:
-            self._result = self._call(self._check)
+            self._result, self._error = self._call(self._check), None
         except BaseException as error:  # it belongs to the one who waits
             self._error = error
         self.seconds = time.perf_counter() - began

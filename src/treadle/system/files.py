@@ -59,6 +59,14 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, and make their names survive a power cut."""
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        fsync(folder.parent)
+
+
 def replace(source: Path, target: Path) -> None:
     """Rename, and make the new name survive a power cut."""
     os.replace(source, target)

@@ -22,7 +22,7 @@ from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ACCEPT, ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.core.structure import same
 from treadle.system.code import code_digest
-from treadle.system.files import write_json, write_text
+from treadle.system.files import make_folder, write_json, write_text
 from treadle.system.lock import Held, Lock
 
 DONE = ("finished", "stopped")
@@ -62,7 +62,7 @@ class RunFolder:
             RunChanged: the run in it was started with another config.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             self._lock.take()
         except Held as holder:
             raise RunLocked(f"the run folder {self._name!r} is in use by {holder}; wait for it, or give another run_dir") from None

@@ -22,7 +22,6 @@ _HELD: WeakSet[TextIO] = WeakSet()
 os.register_at_fork(after_in_child=lambda: [file.close() for file in _HELD])
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-_TRIES = 5
 
 
 class Held(Exception):
@@ -49,7 +48,7 @@ class Lock:
         """
         file = open(self._path, "a+", encoding="utf-8")
         try:
-            self._settle_with(_read(file), by_kernel=_locked(file))
+            self._refuse_if_held(_read(file), by_kernel=_locked(file, fcntl.LOCK_EX))
             _write(file, {"host": socket.gethostname(), "process": os.getpid(), "began": began(os.getpid())})
         except BaseException:
             file.close()
@@ -69,11 +68,11 @@ class Lock:
         """Whether somebody holds it at this moment; nothing is changed by looking."""
         try:
             with open(self._path, encoding="utf-8") as file:
-                return not _try(file, fcntl.LOCK_SH) or _lives(_read(file))
+                return _locked(file, fcntl.LOCK_SH, tries=1) is False or _lives(_read(file))
         except OSError:
             return False
 
-    def _settle_with(self, holder: dict[str, Any], by_kernel: bool | None) -> None:
+    def _refuse_if_held(self, holder: dict[str, Any], by_kernel: bool | None) -> None:
         """Raise where somebody else holds it.
 
         Args:
@@ -117,27 +116,20 @@ def _lives(holder: dict[str, Any]) -> bool:
     return known and began(int(str(process))) == holder["began"]
 
 
-def _locked(file: TextIO) -> bool | None:
+def _locked(file: TextIO, kind: int, tries: int = 5) -> bool | None:
     """Whether the kernel gave us the lock; None where it has none here. Whoever only looks holds it for a moment: then again."""
-    try:
-        for left in reversed(range(_TRIES)):
-            if _try(file, fcntl.LOCK_EX):
-                return True
+    for left in reversed(range(tries)):
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
             if left:
                 time.sleep(0.01)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
     return False
-
-
-def _try(file: TextIO, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _read(file: TextIO) -> dict[str, Any]:
