@@ -79,6 +79,7 @@ def discard(folder: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
     replace(folder, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
+    fsync(folder.parent)  # so that nobody has to look for what is left, where no run goes on that would
 
 
 def fsync(path: Path) -> None:
