@@ -18,7 +18,7 @@ from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
 from treadle.config.schema import run_config
-from treadle.core.errors import ConfigError, RunFinished, did_you_mean
+from treadle.core.errors import CheckpointError, ConfigError, RunFinished, did_you_mean
 from treadle.core.events import Events
 from treadle.core.mix import mix
 from treadle.core.schedules import Schedule
@@ -325,7 +325,8 @@ class Loop:
         try:
             return self._log.settled()
         except OSError as error:
-            self.checkpoints.not_saved(self.progress.steps, error, must)
+            missing = CheckpointError(f"metrics.jsonl of {self._config.run_dir!r} cannot be written: {error.strerror}")
+            self.checkpoints.not_saved(self.progress.steps, missing, must)
             return None
 
     def _write_record(self, facts: dict[str, Any]) -> None:

@@ -177,6 +177,19 @@ def test_the_best_and_the_one_resumed_from_stay_over_a_resume(tmp_path):
     assert [row["step"] for row in json.loads((tmp_path / "best.json").read_text())["best"]] == [2]
 
 
+def test_what_need_not_stay_goes_when_a_run_goes_on_and_not_only_when_it_saves(tmp_path):
+    """A disk that is almost full has no room for a save that would make room."""
+    script = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, script, keep_last=1, best=None, fail_at=1)
+    with pytest.raises(ZeroDivisionError):  # goes on from epoch 1, which it keeps for as long as it lives
+        run(tmp_path, script, done=1, keep_last=1, best=None, fail_at=3)
+    assert on_disk(tmp_path) == [1, 3]
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path, script, done=3, keep_last=1, best=None, fail_at=3)
+    assert on_disk(tmp_path) == [3]
+
+
 def test_another_value_to_choose_by_is_not_compared_with_the_old_one(tmp_path):
     """A loss of 5 and a score of 0.5 have nothing to say about each other."""
     run(tmp_path, [5.0, 4.0], keep_last=1, best="valid/other")

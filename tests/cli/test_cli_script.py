@@ -132,6 +132,15 @@ def test_the_time_limit_has_its_own_code_and_the_same_command_goes_on():
     assert [end(fit, "time_limit=1e-6", "--quiet") for _ in range(6)] == [75, 75, 75, 75, 75, 0]
 
 
+def test_an_experiment_that_is_returned_is_trained(capsys):
+    def experiment(config: MyConfig):
+        data = (torch.randn(48, 4), torch.randn(48, 1))
+        return treadle.Trainer(partial(nn.Linear, 4, 1), nn.MSELoss(), data, optimizer=partial(torch.optim.SGD, lr=config.lr), config=config)
+
+    assert end(experiment) == 0
+    assert "finished at epoch 2" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("returned", [None, 3, "text"])
 def test_what_a_function_returns_is_its_own_business(returned):
     def other(config: MyConfig):

@@ -73,11 +73,16 @@ class Checkpoints:
         return None
 
     def tidy(self) -> None:
-        """Bring the folder into order after a crash: no leftovers of a killed save, and what `best.json` names is what is there."""
+        """Bring the folder into order after a crash: nothing is left of a killed save, nor what need not stay, and `best.json` is right.
+
+        A damaged checkpoint is left alone: what cannot be read today may be read tomorrow.
+        """
         for left in self._folder.glob(".step-*"):
             shutil.rmtree(left, ignore_errors=True)
-        with suppress(OSError):  # the next save does it again
-            self._write_best()
+        stay = self._kept([*self._records.values()])
+        for note in self._clean(stay, lambda: None):
+            self._say(note)
+        self._records = {step: record for step, record in self._records.items() if step in stay}
 
     def _record(self, path: Path) -> Record | None:
         try:
@@ -119,8 +124,7 @@ class Checkpoints:
         counters = {name: getattr(progress, name) for name in ("steps", "samples", "epochs", "into_epoch", "epoch_size")}
         info = {"step": progress.steps, "value": value, "best": self._config.best, "progress": counters}
         record = Record(progress.steps, value, self._milestone(counters))
-        config = self._config
-        stay = kept([*self._records.values(), record], config.keep_last, config.keep_best, config.mode, self._resumed_from)
+        stay = self._kept([*self._records.values(), record])
 
         def write(check: Callable[[], None]) -> list[str]:
             before()
@@ -206,6 +210,9 @@ class Checkpoints:
             with suppress(OSError):  # what cannot be removed does no harm
                 discard(self._folder / folder_name(step))
         return notes
+
+    def _kept(self, records: list[Record]) -> set[int]:
+        return kept(records, self._config.keep_last, self._config.keep_best, self._config.mode, self._resumed_from)
 
     def _write_best(self) -> None:
         if self._config.best is not None:

@@ -105,7 +105,7 @@ class Tracked:
 
     def states(self) -> dict[str, Any]:
         """The state of every object, by name; keys as the plain module has them, also where a part of it is compiled."""
-        states = {name: item.state_dict() for name, item in self._objects.items()}
+        states = {name: _state_of(name, item) for name, item in self._objects.items()}
         for name in self.models():
             states[name] = {plain_key(key): value for key, value in states[name].items()}
         return states
@@ -169,6 +169,14 @@ class Tracked:
                         f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}\n"
                         "make it as it was to go on, or give another run_dir for a new run"
                     ) from None
+
+
+def _state_of(name: str, item: Any) -> Any:
+    try:
+        return item.state_dict()
+    except Exception as error:
+        error.add_note(f"raised by the state_dict() of {name!r} ({type(item).__name__}), for a checkpoint")
+        raise
 
 
 _LEFT_OUT = ("params", "param_names", "initial_lr", "foreach", "fused", "capturable")

@@ -102,7 +102,7 @@ class _Encoder:
             return {"$dict": [[self.encode(key, _join(path, key), depth + 1), item] for key, item in items]}
         raise CheckpointError(
             f"the state of {self.root!r} cannot be stored: {_join(self.root, path) if path else self.root} is a {_kind(value)}; "
-            "a checkpoint holds tensors, arrays, numbers, texts, None, and dicts, lists and tuples of them"
+            "a checkpoint holds tensors, arrays, real numbers, texts, None, and dicts, lists and tuples of them"
         )
 
     def _stored(self, value: torch.Tensor, name: str) -> str:
@@ -122,9 +122,12 @@ class _Encoder:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, for a message: of a tensor that cannot be stored, also which kind."""
+    """What a value is, for a message: of a tensor or an array that cannot be stored, also why not."""
     name = type(value).__name__
-    return f"{name} of {str(value.dtype).removeprefix('torch.')}" if isinstance(value, torch.Tensor) and value.dtype not in DTYPES else name
+    if isinstance(value, torch.Tensor):
+        layout = "" if value.layout == torch.strided else f"{str(value.layout).removeprefix('torch.')} "
+        return f"{layout}{name} of {str(value.dtype).removeprefix('torch.')} on {value.device}"
+    return f"{name} of {value.dtype}" if isinstance(value, np.ndarray) else name
 
 
 def _join(path: str, key: object) -> str:

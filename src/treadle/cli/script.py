@@ -19,7 +19,8 @@ def main(function: Callable[[Any], Any], arguments: Sequence[str] | None = None)
     of Treadle's is a message, Ctrl-C is no traceback; an exception of your own code arrives as it is.
 
     Args:
-        function: takes a config first, annotated with its dataclass; returns a `Result`, or whatever it likes.
+        function: takes a config first, annotated with its dataclass; returns a `Result`, a `Trainer`, which is then
+            fitted, or whatever it likes.
         arguments: without the program's name; the process's own unless told.
 
     Raises:
@@ -40,6 +41,7 @@ def main(function: Callable[[Any], Any], arguments: Sequence[str] | None = None)
 
 def _run(function: Callable[[Any], Any], name: str, words: list[str]) -> int:
     from treadle.run import Result
+    from treadle.trainer import Trainer
 
     given = Configured.of(function, name)
     described = (function.__doc__ or "").partition("\n")[0]
@@ -53,6 +55,8 @@ def _run(function: Callable[[Any], Any], name: str, words: list[str]) -> int:
         return 0
     options = parsed(parser, words)
     result = function(configured(given, options))
+    if isinstance(result, Trainer):  # an experiment is a function from a config to a trainer
+        result = result.fit()
     if not isinstance(result, Result):
         return 0
     report(result, options)
