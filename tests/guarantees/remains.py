@@ -62,8 +62,8 @@ def remains(folder: Path, *, levels: bool = False) -> dict[str, Any]:
         "status": record["status"],
         "progress": own["progress"],
         "journal": [{key: value for key, value in row.items() if not key.startswith(left_out)} for row in rows],
-        "states": _bits(states),
-        "random generators": _bits(own["rng"]),
+        "states": bits(states),
+        "random generators": bits(own["rng"]),
         "best": json.loads(best.read_text()) if best.exists() else None,
     }
 
@@ -77,11 +77,12 @@ def _seen(file: Path) -> dict[int, set[str]]:
     return steps
 
 
-def _bits(value: Any) -> Any:
+def bits(value: Any) -> Any:
+    """A state whose tensors and arrays can be compared, bit by bit."""
     if isinstance(value, dict):
-        return {key: _bits(item) for key, item in value.items()}
+        return {key: bits(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_bits(item) for item in value]
+        return [bits(item) for item in value]
     value = value.numpy() if hasattr(value, "numpy") else value
     return Bits(value) if isinstance(value, np.ndarray) else value
 
@@ -117,7 +118,11 @@ def first_difference(one: Any, other: Any, *, rounding: bool = False, where: str
             return f"{where}: {len(one)} items, not {len(other)}"
         pairs = [(place, *pair) for place, pair in enumerate(zip(one, other, strict=True))]
     else:
-        return None if one == other or (rounding and _near(one, other)) else f"{where}: {_short(one)}, not {_short(other)}"
+        return (
+            None
+            if (type(one) is type(other) and one == other) or (rounding and _near(one, other))
+            else f"{where}: {_short(one)}, not {_short(other)}"
+        )
     found = (first_difference(a, b, rounding=rounding, where=f"{where}/{key}" if where else str(key)) for key, a, b in pairs)
     return next(filter(None, found), None)
 

@@ -22,38 +22,15 @@ def read_info(path: Path) -> dict[str, Any]:
     return dict(json.loads((path / "state.json").read_text(encoding="utf-8"))["info"])
 
 
-def verify(path: Path) -> None:
+def verify(path: Path) -> set[str]:
     """Compare every file of a checkpoint with its manifest.
+
+    Returns:
+        the names of the files.
 
     Raises:
         CheckpointError: a file is missing, has another size or another content; the message names it.
     """
-    _verified(path)
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The states and the facts of a verified checkpoint.
-
-    Returns:
-        the state of each tracked object by name, and what `write_checkpoint` was given as info.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    files = _verified(path)
-    try:
-        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        states = {name: decode(tree, _tensors(path, f"{name}.safetensors", files)) for name, tree in content["states"].items()}
-        return states, dict(content["info"])
-    except _UNREADABLE as error:  # its sums are right, so nobody damaged it: somebody made it
-        raise CheckpointError(f"{path}: its content cannot be read ({type(error).__name__}: {error})") from None
-
-
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
-
-
-def _verified(path: Path) -> set[str]:
-    """The names of the files of a checkpoint, each as the manifest says."""
     manifest, files = _manifest(path)
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path}: its format is {manifest.get('format')!r}, this version reads {FORMAT}")
@@ -69,6 +46,27 @@ def _verified(path: Path) -> set[str]:
         except OSError as error:
             raise CheckpointError(f"{path}: {name} cannot be read: {error.strerror}") from None
     return set(files)
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The states and the facts of a verified checkpoint.
+
+    Returns:
+        the state of each tracked object by name, and what `write_checkpoint` was given as info.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    files = verify(path)
+    try:
+        content = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        states = {name: decode(tree, _tensors(path, f"{name}.safetensors", files)) for name, tree in content["states"].items()}
+        return states, dict(content["info"])
+    except _UNREADABLE as error:  # its sums are right, so nobody damaged it: somebody made it
+        raise CheckpointError(f"{path}: its content cannot be read ({type(error).__name__}: {error})") from None
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError)
 
 
 def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:

@@ -79,7 +79,7 @@ class Checkpoints:
         """
         for left in self._folder.glob(".step-*"):
             shutil.rmtree(left, ignore_errors=True)
-        stay = self._kept([*self._records.values()])
+        stay = self._kept(list(self._records.values()))
         for note in self._clean(stay, lambda: None):
             self._say(note)
         self._records = {step: record for step, record in self._records.items() if step in stay}
@@ -158,7 +158,6 @@ class Checkpoints:
             records = self._records | {writing.record.step: writing.record}
             self._records = {step: record for step, record in records.items() if step in stay}
         except (CheckpointError, OSError) as error:
-            self._writing = None
             return self.not_saved(writing.record.step, error, must)
         except Cancelled:
             return False

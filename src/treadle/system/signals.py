@@ -49,9 +49,9 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self._signal and number != signal.SIGINT:
-            return  # a scheduler may say it more than once; a person who asks again means now
         if self._signal:
+            if number != signal.SIGINT:
+                return  # a scheduler may say it more than once; a person who asks again means now
             if sys.excepthook is sys.__excepthook__:
                 sys.excepthook = _without_traceback
             raise KeyboardInterrupt
