@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "treadle"
-PARTS = ("data", "step", "metrics", "log", "checkpoint")
+PARTS = ("data", "step", "metrics", "log", "checkpoint", "provenance")
 # What each room may import, beside itself. `policies` are handlers: they know the core and nothing else.
 BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": ("core", "config"), "policies": ("core",)}
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
-STOREYS = ("evaluation", "preflight", "loop", "run", "trainer", "training")
+STOREYS = ("evaluation", "preflight", "capsule", "loop", "run", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core",)}

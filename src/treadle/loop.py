@@ -14,21 +14,22 @@ from typing import Any
 
 import torch
 
+from treadle.capsule import Failures
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
 from treadle.config.schema import run_config
-from treadle.core.errors import CheckpointError, ConfigError, RunFinished, did_you_mean
+from treadle.core.errors import CheckpointError, ConfigError, RunFinished
 from treadle.core.events import Events
 from treadle.core.mix import mix
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress, parse_seconds
-from treadle.data.batch import Batch
+from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
 from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
-from treadle.preflight import check_lengths
+from treadle.preflight import check_lengths, heading, never_logged
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
@@ -60,13 +61,16 @@ class Loop:
         config = self._config
         self._device = precision.device
         self._means = Means()
-        self.step = Step(self._means.add, precision)
         self.events: Events = run.events
         self.tracked = Tracked()
+        self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict()))
+        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.non_finite == "skip")
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
         self.begun = self.inside = self.over = self.evaluated = False
         self.status, self.reason = "running", ""
+        self.accepted: list[str] = []
+        """What is different from the state so far, and was accepted."""
         self._mark: dict[str, Any] | None = None
         """Where a stream is; other data is where the progress says."""
         self._log_every, self._save_every = Duration.parse(config.log.every), Duration.parse(config.checkpoint.every)
@@ -78,7 +82,7 @@ class Loop:
 
     def steps(self, loader: Loader | None) -> Steps:
         """The generator of steps, from where the run is."""
-        batches = _endless() if loader is None else loader.batches(self.progress.epochs, self.progress.into_epoch, mark=self._mark)
+        batches = endless() if loader is None else loader.batches(self.progress.epochs, self.progress.into_epoch, mark=self._mark)
         self._steps = self._generate(batches)
         return self._steps
 
@@ -107,10 +111,13 @@ class Loop:
         self.before, self.after = progress, progress.advanced(self.step.samples, batch.positions, batch.ends_epoch)
         if progress.into_epoch == 0:
             self._fire("epoch_started")
+        self._failures.mark()
 
     def _finish_step(self) -> None:
         """The safe point. In this order: count, handlers (evaluation is the last of them), log, best, checkpoint, progress bar."""
         self.step.finish()
+        if self.step.refused:  # what the forward pass did to BatchNorm's statistics is taken back, too
+            self._failures.take_back()
         self._pace.body_ended()
         before, after = self.before, self.after
         self.progress, self.inside = after, False
@@ -164,6 +171,7 @@ class Loop:
                 f"{self._config.run_dir} is {self.status} already, at step {self.progress.steps:,}: nothing to train; another run_dir trains anew"
             )
             return
+        self._failures.begin()
         self._folder.save_config(self._given)
         self._listening.enter_context(self._stop.listening())
         self.begun = True
@@ -177,10 +185,10 @@ class Loop:
         for note in [*self._folder.notes, loader.way_back(self.progress.into_epoch, self._mark) if loader else ""]:
             if note:
                 self._log.say(note)
-        self._log.say(self._heading())
+        self._log.say(heading(self.tracked.models().values(), self.progress, self._device, self._config.run_dir))
         self._tick()
         if states is not None:
-            self._record()
+            self.record()
         with preserved_rng():  # it fires again when the run goes on
             self._fire("run_started")
 
@@ -203,6 +211,8 @@ class Loop:
 
     def fail(self, error: BaseException) -> None:
         """Something raised: say so in the folder; the last checkpoint stays as it is, and one that is being written is written to its end."""
+        if self.inside:
+            self._failures.failed(error)
         if isinstance(error, KeyboardInterrupt):  # who asked twice does not wait for it
             self.checkpoints.cancel()
         try:
@@ -212,7 +222,7 @@ class Loop:
         if not self.over:
             self.status = "failed" if isinstance(error, Exception) else "interrupted"
             self.reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            self._record()
+            self.record()
         if isinstance(error, Exception):
             try:
                 self._fire("run_failed")
@@ -234,19 +244,13 @@ class Loop:
         self._listening.close()
         if self.status == "running":
             self.status = "finished"
-        self._check_best()
+        if self.status == "finished" and (doubt := never_logged("checkpoint.best", self._config.checkpoint.best, self._log.names())):
+            self._log.say(doubt)
         self._fire("run_finished")
-        self._record()  # the last word: where a handler raised, or the process died, it is called again
+        self.record()  # the last word: where a handler raised, or the process died, it is called again
         self._tick()
 
     # --- logging ---
-
-    def _heading(self) -> str:
-        """What is about to happen, in a line."""
-        models = [model for model in self.tracked.models().values() if any(True for _ in model.parameters())]
-        parts = [f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters" for model in models]
-        parts += [f"{self.progress.duration} on {self._device}", self._config.run_dir]
-        return "; ".join(parts) + (f"; going on after step {self.progress.steps:,}" if self.progress.steps else "")
 
     def _log_epoch(self) -> None:
         self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())
@@ -312,7 +316,12 @@ class Loop:
         journal = self._settled_journal(must)
         if journal is not None:
             self.checkpoints.begin(
-                self.progress, self._states(journal), best, wait=wait, before=self._log.sync, after=partial(self._write_record, self._facts())
+                self.progress,
+                self._states(journal, get_rng_state(), self._means.state_dict()),
+                best,
+                wait=wait,
+                before=self._log.sync,
+                after=partial(self._write_record, self._facts()),
             )
         written = journal is not None and (not wait or self.checkpoints.settle(must))
         self._pace.stalled(time.perf_counter() - began)
@@ -334,23 +343,30 @@ class Loop:
         path, best, last = self._folder.path, self.checkpoints.best, self.checkpoints.last
         self._folder.write_record({**facts, "best": best and str(best.relative_to(path)), "last": last and str(last.relative_to(path))})
 
-    def _states(self, journal: int) -> dict[str, Any]:
+    def _states(self, journal: int, rng: dict[str, Any], means: dict[str, Any]) -> dict[str, Any]:
         """Everything that is in a checkpoint."""
-        counters = {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")}
-        ended = [self.status, self.reason] if self.status == "stopped" else None
-        values = dict(self.step.values)
-        own = {"progress": counters, "ended": ended, "values": values, "journal": journal, "settings": self.tracked.settings()}
-        return {**self.tracked.states(), RUN: {**own, "stream": self._mark, "means": self._means.state_dict(), "rng": get_rng_state()}}
+        own = {
+            "progress": {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")},
+            "ended": [self.status, self.reason] if self.status == "stopped" else None,
+            "values": dict(self.step.values),
+            "journal": journal,
+            "skipped": self._failures.skipped,
+            "settings": self.tracked.settings(),
+            "stream": self._mark,
+            "means": means,
+            "rng": rng,
+        }
+        return {**self.tracked.states(), RUN: own}
 
     def _restore(self, states: dict[str, Any], accept_changes: bool) -> None:
         own = states.pop(RUN)
         self.tracked.load(states, accept_changes)
-        self.tracked.compare(own.get("settings", {}), accept_changes)
+        self.accepted = self.tracked.compare(own.get("settings", {}), accept_changes)
         for name, value in own["progress"].items():
             setattr(self.progress, name, value)
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
             self.status, self.reason = own["ended"]
-        self.step.values, self._mark = own["values"], own.get("stream")
+        self.step.values, self._mark, self._failures.skipped = own["values"], own.get("stream"), own.get("skipped", 0)
         self._means.load_state_dict(own["means"])
         # From an older checkpoint, where the last is damaged, a run that was over comes to the same end once more.
         if self._folder.done and (self.progress.finished or self.status != "running"):
@@ -372,19 +388,11 @@ class Loop:
             "values": dict(self.step.values),
         }
 
-    def _record(self) -> None:
+    def record(self) -> None:
+        """Say in `run.json` how things are."""
+        if self.over and (journal := self._log.sum()) is not None:
+            self._folder.files["metrics.jsonl"] = journal
         try:
             self._write_record(self._facts())
         except OSError as error:  # the record is for people; training and resume do not need it
             self._log.say(f"warning: run.json cannot be written: {error.strerror}")
-
-    def _check_best(self) -> None:
-        name = self._config.checkpoint.best
-        if name is not None and self.status == "finished" and name not in self._log.names():
-            self._log.say(f"warning: checkpoint.best: no value named {name!r} was logged{did_you_mean(name, self._log.names())}")
-
-
-def _endless() -> Batches:
-    """Steps without data: one part that is None, and no epochs."""
-    while True:
-        yield Batch([None], [1], 1, False)

@@ -154,3 +154,16 @@ def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], other
             raise ConfigError(f"{who}: no value named {name!r} is logged{did_you_mean(name, known)}")
         doubtful.append(f"warning: {who}: no value named {name!r} is logged, unless a handler of yours does{did_you_mean(name, known)}")
     return doubtful
+
+
+def never_logged(who: str, name: str | None, names: set[str]) -> str:
+    """What to say at the end where something waited for a value that never came; empty where it did."""
+    return "" if name is None or name in names else f"warning: {who}: no value named {name!r} was logged{did_you_mean(name, names)}"
+
+
+def heading(models: Iterable[nn.Module], progress: Progress, device: torch.device, run_dir: str) -> str:
+    """What is about to happen, in a line."""
+    trained = [model for model in models if any(True for _ in model.parameters())]
+    parts = [f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters" for model in trained]
+    parts += [f"{progress.duration} on {device}", run_dir]
+    return "; ".join(parts) + (f"; going on after step {progress.steps:,}" if progress.steps else "")

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from treadle.config.asked import accepts_changes
 from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import ConfigError, RunLocked, UsageError
@@ -22,6 +23,7 @@ from treadle.log.log import Log, default_writers
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
+from treadle.provenance.record import Record
 from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels, pick_device
@@ -99,9 +101,11 @@ class Run:
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
-        self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes
+        self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
         self._stack = ExitStack()
         self._prepared: list[Any] = []
+        self._fingerprints: dict[str, Any] = {}
+        self._record: Record | None = None
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
 
     # --- the context ---
@@ -141,6 +145,8 @@ class Run:
                 self._loop.leave()
             elif self._loop.begun and error is not None:
                 self._loop.fail(error)
+            if self._record is not None:
+                self._record.end(self._loop.status, self.progress.steps)
             if error is not None:
                 add_report_note(error, self.dir)
         finally:
@@ -224,10 +230,20 @@ class Run:
                 f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
             )
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
+        record = self._record = Record(self._folder.path, self.say)
+        if not self._folder.done:  # nothing is made of one that is over
+            record.take(self._given, self.device, self._fingerprints)
+            if not self._folder.fresh:
+                record.compare(self._given, _data_differences, self._accept_changes)
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
         self._loop.begin(loader, Duration.parse(total or self.config.duration), self._accept_changes)
+        if not self._loop.over:
+            record.begin(self.progress.steps, self._loop.accepted)
+            if record.sum is not None:
+                self._folder.files["provenance/record.json"] = record.sum
+            self._loop.record()
         return self._loop.steps(loader)
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
@@ -329,3 +345,7 @@ def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
 
 def _values(item: Any) -> list[Any]:
     return list(item.values()) if isinstance(item, Mapping) else [item]
+
+
+def _data_differences(before: Any, now: Any) -> list[str]:
+    return []

@@ -136,7 +136,7 @@ class Trainer:
                     self._check(run, step)
                     checked = True
                 self._step(step, model, optimizer)
-                if step.number == 1 and not step.updates:
+                if step.number == 1 and not step.updates and not step.refused:
                     run.say("warning: the first step made no update through step.update(optimizer), so nothing is clipped, scheduled or checked")
             self._values = self._keywords(run.step)
         return run.result

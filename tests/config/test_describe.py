@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Lt, MultipleOf
 import treadle
 from treadle.config.build import to_dict
 from treadle.config.describe import Key, allowed, describe
-from treadle.config.loading import flatten
+from treadle.config.build import flatten
 from treadle.config.schema import Length, Time
 
 

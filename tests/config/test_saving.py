@@ -12,7 +12,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from treadle.config.loading import config_text, flatten, load_config, to_dict
+from treadle.config.build import flatten, to_dict
+from treadle.config.loading import config_text, load_config
 from treadle.config.schema import (
     CheckpointConfig,
     Config,

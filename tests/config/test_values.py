@@ -13,7 +13,8 @@ import yaml
 from annotated_types import Gt, Le
 
 from treadle.config.build import hints
-from treadle.config.loading import flatten, load_config, to_dict
+from treadle.config.build import flatten, to_dict
+from treadle.config.loading import load_config
 from treadle.config.schema import (
     Checked,
     CheckpointConfig,

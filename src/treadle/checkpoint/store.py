@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from treadle.checkpoint.digests import add_digest, cut_digests
 from treadle.checkpoint.keep import Record, best_first, kept
 from treadle.checkpoint.restore import read_checkpoint, read_info
 from treadle.checkpoint.save import folder_name, write_checkpoint
@@ -79,6 +80,8 @@ class Checkpoints:
         """
         for left in self._folder.glob(".step-*"):
             shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):
+            cut_digests(self._run_folder, max(self._records, default=0))
         stay = self._kept(list(self._records.values()))
         for note in self._clean(stay, lambda: None):
             self._say(note)
@@ -128,7 +131,9 @@ class Checkpoints:
 
         def write(check: Callable[[], None]) -> list[str]:
             before()
-            write_checkpoint(self._folder, record.step, encoded, info, check)
+            place = write_checkpoint(self._folder, record.step, encoded, info, check)
+            with suppress(OSError):  # it is for comparisons only
+                add_digest(self._run_folder, place, record.step)
             return self._clean(stay, after)
 
         self._writing = _Writing(record, stay, Job(write))

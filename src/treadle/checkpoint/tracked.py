@@ -114,12 +114,15 @@ class Tracked:
         """What each optimizer was built with, such as its lr, by name and group."""
         return {name: _BUILT[item] for name, item in self._objects.items() if isinstance(item, Optimizer)}
 
-    def compare(self, before: dict[str, Settings], accept_changes: bool) -> None:
+    def compare(self, before: dict[str, Settings], accept_changes: bool) -> list[str]:
         """Compare what optimizers were built with then and now.
 
         Args:
             before: what `settings` gave.
             accept_changes: let the new values take the place of the old ones.
+
+        Returns:
+            what was accepted, a line each.
 
         Raises:
             RunChanged: a value differs; both are in the message.
@@ -132,17 +135,19 @@ class Tracked:
             for key, value in now[name][where].items()
             if not same(before.get(name, {}).get(where, {}).get(key, value), value)
         ]
+        lines = [
+            f"{name}{f', {where}' if len(now[name]) > 1 else ''}: {key}: {before[name][where][key]!r} -> {now[name][where][key]!r}"
+            for name, where, key in changed
+        ]
         if changed and not accept_changes:
-            lines = [
-                f"\n  {name}{f', {where}' if len(now[name]) > 1 else ''}: {key}: {before[name][where][key]!r} -> {now[name][where][key]!r}"
-                for name, where, key in changed
-            ]
-            raise RunChanged(f"the run was started with another optimizer{''.join(lines)}\ngive another run_dir for a new run, or {ACCEPT} to go on")
+            listed = "".join(f"\n  {line}" for line in lines)
+            raise RunChanged(f"the run was started with another optimizer{listed}\ngive another run_dir for a new run, or {ACCEPT} to go on")
         for name, where, key in changed:
             for place, group in enumerate(self._objects[name].param_groups, 1):
                 if where == f"group {place}":
                     value = now[name][where][key]
                     group[key] = type(group[key])(value) if isinstance(group[key], tuple) else value
+        return lines
 
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
         """Put back what `states` gave.

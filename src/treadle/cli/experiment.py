@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_type_hints
 
+from treadle.config.asked import accept_changes
 from treadle.config.loading import load_config
 from treadle.config.schema import run_config
 from treadle.core.errors import UsageError, did_you_mean
@@ -132,11 +133,20 @@ def add_console_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as --quiet, and print the result as one JSON object")
 
 
+def add_accept_argument(parser: argparse.ArgumentParser) -> None:
+    """``--accept-changes``."""
+    text = "go on in a run folder whose run had another config, code or data, or is over; what is different goes into its record"
+    parser.add_argument("--accept-changes", action="store_true", help=text)
+
+
 def configured(experiment: Configured, options: argparse.Namespace) -> Any:
     """The config that a command line asks for."""
     silent = options.quiet or options.json
     quiet = [f"{_prefix(experiment.config_type)}log.console=quiet"] if silent else []
-    return experiment.config(*options.config, overrides=[*options.overrides, *quiet])
+    config = experiment.config(*options.config, overrides=[*options.overrides, *quiet])
+    if getattr(options, "accept_changes", False):
+        accept_changes(config)
+    return config
 
 
 def _functions(module: ModuleType) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from treadle.cli.experiment import Configured, add_config_arguments, configured
+from treadle.cli.experiment import Configured, add_accept_argument, add_config_arguments, configured
 from treadle.cli.main import OneLineParser, exit_code, guarded, parsed
 from treadle.cli.train import report
 
@@ -15,7 +15,7 @@ from treadle.cli.train import report
 def main(function: Callable[[Any], Any], arguments: Sequence[str] | None = None) -> NoReturn:
     """Call a function with the config that the command line asks for, and end the process with its exit code.
 
-    The command line takes ``key=value ...``, ``--config f.yaml``, ``--quiet`` and ``--help``, which lists every key. An error
+    The command line takes ``key=value ...``, ``--config f.yaml``, ``--accept-changes``, ``--quiet`` and ``--help``, which lists every key. An error
     of Treadle's is a message, Ctrl-C is no traceback; an exception of your own code arrives as it is.
 
     Args:
@@ -48,6 +48,7 @@ def _run(function: Callable[[Any], Any], name: str, words: list[str]) -> int:
     parser = OneLineParser(prog=name, usage=f"{name} [key=value ...] [options]", description=described, allow_abbrev=False)
     add_config_arguments(parser)
     parser.add_argument("--quiet", action="store_true", help="show nothing but warnings and errors")
+    add_accept_argument(parser)
     parser.set_defaults(json=False)  # the function may print whatever it likes
     if {"-h", "--help"} & set(words):
         parser.print_help()

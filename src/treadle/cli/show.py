@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from treadle.config.build import plain
+from treadle.config.build import flatten, plain
 from treadle.config.describe import describe, shown
-from treadle.config.loading import flatten
 from treadle.config.schema import Config
 from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ConfigError, UsageError, did_you_mean

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from treadle.cli.experiment import add_config_arguments, add_console_arguments, configured, load_experiment
+from treadle.cli.experiment import add_accept_argument, add_config_arguments, add_console_arguments, configured, load_experiment
 from treadle.cli.main import exit_code
 from treadle.log.tables import print_json
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "treadle train FILE[:function] [key=value ...] [options]"
     parser.add_argument("target", metavar="FILE[:function]", help="a Python file; its function is `experiment` unless told")
     add_config_arguments(parser)
-    parser.add_argument("--accept-changes", action="store_true", help="go on in a run folder whose run had another config, or is over")
+    add_accept_argument(parser)
     add_console_arguments(parser)
     parser.epilog = f"{parser.epilog}; treadle train FILE --help lists every key"
     parser.set_defaults(more_help=lambda target: load_experiment(target).keys())
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     """Build the experiment's trainer, and fit it."""
     experiment = load_experiment(options.target)
     config = configured(experiment, options)
-    result = experiment.trainer(config).fit(accept_changes=options.accept_changes)
+    result = experiment.trainer(config).fit()
     report(result, options)
     return exit_code(result.status)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from enum import Enum
 from functools import cache
@@ -206,6 +206,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, Leaf):
         return value.value
     return {key: plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts as (dotted path, value)."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def where(value: Any) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from treadle.config.build import Leaf, Tree, TypedSection, build, merged, to_dict
+from treadle.config.asked import DEFAULT, of_layer, remember
+from treadle.config.build import Leaf, Tree, TypedSection, build, flatten, merged, to_dict
 from treadle.config.yaml_file import read_value, read_yaml, yaml_text
 from treadle.core.errors import ConfigError
 
@@ -33,25 +34,18 @@ def load_config(cls: type[T], *sources: str | Path | Mapping[str, Any], override
         7
     """
     tree: Tree = {} if defaults is None else to_dict(defaults)
-    for source in sources:
-        tree = merged(tree, _from_mapping(source) if isinstance(source, Mapping) else read_yaml(Path(source)))
-    for text in overrides:
-        tree = merged(tree, _override(text))
-    return build(cls, tree)
+    origins = dict.fromkeys((path for path, _ in flatten(tree)), DEFAULT)
+    layers = [_from_mapping(source) if isinstance(source, Mapping) else read_yaml(Path(source)) for source in sources]
+    for layer in [*layers, *map(_override, overrides)]:
+        tree, origins = merged(tree, layer), origins | of_layer(layer)
+    config = build(cls, tree)
+    remember(config, origins)
+    return config
 
 
 def config_text(config: Any) -> str:
     """The complete resolved tree as YAML; `load_config` of a file with it gives an equal object."""
     return yaml_text(to_dict(config))
-
-
-def flatten(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested dicts as (dotted path, value)."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flatten(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _override(text: str) -> Tree:

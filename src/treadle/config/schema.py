@@ -12,6 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 from annotated_types import Ge, Gt, Lt, MinLen
 
+from treadle.config.asked import pass_on
 from treadle.config.build import Parsed, check_fields
 from treadle.core.errors import ConfigError
 from treadle.core.when import Duration, parse_seconds
@@ -127,6 +128,10 @@ class Config(Checked):
     """Leave out the last batch of an epoch where it is smaller."""
     clip: PositiveFloat | None = None
     """Largest norm of the gradient of one optimizer step; None does not clip. (`step.update(clip=...)` in an own loop.)"""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """What to do where a loss or a gradient is NaN or infinite: stop before anything is updated, or leave that update out and count it."""
+    non_finite_limit: PositiveInt = 10
+    """With "skip": how many updates may be left out before the run stops."""
     time_limit: Time | None = None
     """Stop after this time, saved and ready to continue: "2 hours", "90 minutes" or seconds."""
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -142,6 +147,12 @@ PLACES = (
     "checkpoint.keep_every", "checkpoint.background",
 )  # fmt: skip
 """Fields of `Config` that may differ when a run continues: where it is computed, kept and shown, not what."""
+
+
+def is_place(tree: object, key: str) -> bool:
+    """Whether a key of a user's config says where a run is computed, kept and shown, and not what it is."""
+    prefix = f"{held}." if (held := config_path(tree)) else ""
+    return any(f"{key}.".startswith(f"{prefix}{place}.") for place in PLACES)
 
 
 def run_config(tree: object) -> Config:
@@ -160,7 +171,9 @@ def with_run_dir(tree: T, run_dir: str) -> T:
     """The same config for another run folder."""
     held: Config = dataclasses.replace(run_config(tree), run_dir=run_dir)
     path = config_path(tree)
-    return dataclasses.replace(tree, **{path: held}) if path else held  # type: ignore[type-var,return-value]
+    changed: T = dataclasses.replace(tree, **{path: held}) if path else held  # type: ignore[type-var,assignment]
+    pass_on(tree, changed)
+    return changed
 
 
 def config_path(tree: object) -> str:

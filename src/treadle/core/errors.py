@@ -20,7 +20,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-ACCEPT = "accept_changes=True (with `treadle train`: --accept-changes)"
+ACCEPT = "accept_changes=True (on a command line: --accept-changes)"
 """How a person says that a run shall go on all the same."""
 
 

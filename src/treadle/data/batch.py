@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,12 @@ class Batch:
     def samples(self) -> int:
         """Samples in all parts."""
         return sum(self.counts)
+
+
+def endless() -> Generator[Batch, None, None]:
+    """Steps without data: one part that is None, and no epochs."""
+    while True:
+        yield Batch([None], [1], 1, False)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ class Journal:
         self._file = self._opened.fileno()
         self._length = min(length, path.stat().st_size)
         os.ftruncate(self._file, self._length)
+        with open(path, "rb") as written:
+            self._digest = hashlib.file_digest(written, "sha256")
         self._unwritten = b""
 
     @property
@@ -50,6 +53,11 @@ class Journal:
         self._write()
         return self._length
 
+    @property
+    def sum(self) -> str:
+        """Its length in bytes and its SHA-256, ``bytes:checksum``."""
+        return f"{self._length}:{self._digest.hexdigest()}"
+
     def sync(self) -> None:
         """Make what was written survive a power cut."""
         os.fsync(self._file)
@@ -70,6 +78,7 @@ class Journal:
             os.ftruncate(self._file, self._length)  # leave no half row behind
             raise
         self._length += done
+        self._digest.update(self._unwritten)
         self._unwritten = b""
 
 

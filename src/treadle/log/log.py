@@ -142,6 +142,16 @@ class Log:
         self.flush()
         return self._journal.settled() if self._journal else 0
 
+    def sum(self) -> str | None:
+        """Length and checksum of the journal with every row so far; None where there is none, or it cannot be written.
+
+        See `Journal.sum`.
+        """
+        with suppress(OSError):
+            self.settled()
+            return self._journal.sum if self._journal is not None else None
+        return None
+
     def sync(self) -> None:
         """Make the journal survive a power cut; may be called from another thread."""
         if self._journal is not None:

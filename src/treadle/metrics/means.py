@@ -35,6 +35,7 @@ class Means:
     def __init__(self, guard: bool = True) -> None:
         self._guard = guard
         self._waiting: list[tuple[str, Any, Any, bool]] = []
+        self._doubts: list[tuple[int, torch.Tensor]] = []
         self._window: Sums = {}
         self._epoch: Sums = {}
         self.last = math.nan
@@ -55,14 +56,18 @@ class Means:
         if len(self._waiting) >= _KEPT:
             self.fetch()
 
+    def doubt(self, step: int, flag: torch.Tensor) -> None:
+        """Remember a flag that says whether a step's gradient was not finite, until the next fetch."""
+        self._doubts.append((step, flag.detach().clone()))
+
     def fetch(self) -> None:
         """Bring what waits on the device to the host, in one copy.
 
         Raises:
             NonFiniteLoss: one of the losses was NaN or infinite.
         """
-        waiting, self._waiting = self._waiting, []
-        numbers = to_host([number for _, value, weight, _ in waiting for number in (value, weight)])
+        waiting, self._waiting, doubts, self._doubts = self._waiting, [], self._doubts, []
+        numbers = to_host([*(number for _, value, weight, _ in waiting for number in (value, weight)), *(flag for _, flag in doubts)])
         for place, (name, _, _, counted) in enumerate(waiting):
             value, weight = numbers[2 * place], numbers[2 * place + 1]
             if weight == 0:
@@ -75,6 +80,11 @@ class Means:
                 self.last = value
                 if self._guard and not math.isfinite(value):
                     raise NonFiniteLoss(f"the loss became {value} since the last logged step; no checkpoint was saved since")
+        for (step, _), flag in zip(doubts, numbers[2 * len(waiting) :], strict=True):
+            if flag:
+                raise NonFiniteLoss(
+                    f"the gradient of step {step} was not finite, as was seen when values were next fetched; no checkpoint was saved since"
+                )
 
     def window(self) -> dict[str, float]:
         """The means since the last call, by name."""

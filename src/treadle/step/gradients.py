@@ -38,6 +38,19 @@ def norm_of(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return get_total_norm(grads) if grads else torch.zeros(())
 
 
+def non_finite(grads: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Whether any gradient holds a NaN or an infinity: 1.0 or 0.0, a scalar on the first one's device, without a host sync."""
+    if grads[0].device.type not in ("cpu", "cuda"):
+        return norm_of(grads).isfinite().logical_not().float()
+    plain = [torch.view_as_real(grad) if grad.is_complex() else grad._values() if grad.is_sparse else grad for grad in grads]
+    groups = _by_device(plain)
+    found = [torch.zeros((), device=group[0].device) for group in groups]
+    for group, flag in zip(groups, found, strict=True):
+        # The kernel of the loss scalers: one pass over all of them; times one, they stay what they are.
+        torch._amp_foreach_non_finite_check_and_unscale_(group, flag, torch.ones((), device=flag.device))
+    return found[0] if len(found) == 1 else torch.stack([flag.to(found[0].device) for flag in found]).max()
+
+
 def _by_device(grads: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     groups: dict[tuple[torch.device, torch.dtype], list[torch.Tensor]] = {}
     for grad in grads:

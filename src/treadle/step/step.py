@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch.optim import Optimizer
 
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
-from treadle.step.gradients import clip_gradients, norm_of, scale_gradients
+from treadle.step.gradients import clip_gradients, non_finite, norm_of, scale_gradients
 from treadle.step.objective import Count, Outcome
 from treadle.system.precision import Precision
 
@@ -44,8 +44,16 @@ class Step:
         updates: how many optimizers have moved in this step.
     """
 
-    def __init__(self, record: Record, precision: Precision) -> None:
-        self._record, self._precision = record, precision
+    def __init__(
+        self,
+        record: Record,
+        precision: Precision,
+        refuse: Callable[[str], object] | None = None,
+        doubt: Callable[[int, torch.Tensor], object] | None = None,
+        ask: bool = False,
+    ) -> None:
+        self._record, self._precision, self._refuse, self._doubt = record, precision, refuse or _stop, doubt
+        self._ask = ask
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
         self.values: Mapping[str, float] = {}
         self._parts: Sequence[Any] = ()
@@ -58,6 +66,7 @@ class Step:
         self._scaled = False  # whether an optimizer moved since the loss scaler last looked, in fp16
         self._logged: set[int] = set()  # parts whose count the mean loss has taken in
         self._explicit = False  # whether an objective named its own counts
+        self._refused = False  # whether something in it was not finite, so that it moves nothing
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
 
@@ -111,6 +120,8 @@ class Step:
         explicit, count = count is not None, self._default(count)
         if self._updated:
             self._open_window()
+        if self._refused:
+            return
         if not isinstance(loss, torch.Tensor):
             raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
         if loss.numel() != 1 or not loss.requires_grad:
@@ -119,7 +130,7 @@ class Step:
                 f"requires_grad={loss.requires_grad}"
             )
         value = loss.detach()
-        if value.device.type == "cpu":
+        if value.device.type == "cpu" or self._ask:
             value = value.item()
             if isinstance(count, torch.Tensor):
                 count = count.item()
@@ -128,8 +139,7 @@ class Step:
                 self._explicit = True
                 return
             if not math.isfinite(value):
-                where = f"its samples, by their index in the data: {_short(self.ids)}"
-                raise NonFiniteLoss(f"the loss is {value} at step {self.number}; nothing was updated in this step. {where}")
+                return self._refuse_window(f"the loss is {value}")
         self._record("loss", value, count, counted=self._part not in self._logged)
         self._logged.add(self._part)
         self._seen[self._part] = count
@@ -154,6 +164,8 @@ class Step:
         """
         if optimizer not in self._optimizers:
             self._optimizers.append(optimizer)
+        if self._refused:
+            return self._leave_out(optimizer)
         params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._grads = [p.grad for p in params]
         if not params:
@@ -174,10 +186,14 @@ class Step:
             for group in optimizer.param_groups:
                 if name in group:
                     group[name] = value
-        if self.scaler is None:
-            optimizer.step()
-        else:
+        if self.scaler is not None:  # it leaves out what is not finite, and scales less
             self.scaler.step(optimizer)
+        else:
+            flag = non_finite(self._grads) if clip is None else self._norm.isfinite().logical_not().float()  # type: ignore[union-attr]
+            if not self._is_finite(flag):
+                self._refuse_window("the gradient is not finite")
+                return self._leave_out(optimizer)
+            self._move(optimizer, flag)
         optimizer.zero_grad(set_to_none=True)
         self._updated = True
         self.updates += 1
@@ -186,10 +202,54 @@ class Step:
         """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
         self._rescale()
         self._seen.clear()
-        self._explicit = self._updated = False
+        self._explicit = self._updated = self._refused = False
         if len(self._optimizers) > 1:
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)
+
+    def _is_finite(self, flag: torch.Tensor) -> bool:
+        """Whether a flag says that all is finite. Where asking makes the host wait for the device, only if the run wants to know at once."""
+        return not (self._ask or flag.device.type == "cpu") or not flag.item()
+
+    def _move(self, optimizer: Optimizer, flag: torch.Tensor) -> None:
+        """Step; on a device, an optimizer that can looks at the flag itself, so that a gradient that is not finite moves nothing."""
+        if flag.device.type == "cpu" or self._ask:
+            optimizer.step()
+            return
+        if self._doubt is not None:
+            self._doubt(self.number, flag)
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.step()
+            return
+        optimizer.grad_scale, optimizer.found_inf = None, flag  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+
+    def _refuse_window(self, what: str) -> None:
+        """Something is not finite: stop, or go on without this update."""
+        self._refused = True
+        self._refuse(f"{what} at step {self.number}; nothing was updated in this step. Its samples, by their index in the data: {_short(self.ids)}")
+
+    def _leave_out(self, optimizer: Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        self._updated = True
+
+    @property
+    def parts(self) -> Sequence[Any]:
+        """The micro-batches, each in the user's own structure."""
+        return self._parts
+
+    @property
+    def counts(self) -> Sequence[int]:
+        """Samples in each micro-batch."""
+        return self._counts
+
+    @property
+    def refused(self) -> bool:
+        """Whether an update was left out, because something was not finite."""
+        return self._refused
 
     def _check_nothing_counted(self) -> None:
         if self._seen and all(not isinstance(count, torch.Tensor) and count == 0 for count in self._seen.values()):
@@ -232,6 +292,10 @@ class Step:
 
     def _default(self, count: Count | None) -> Count:
         return self._counts[self._part] if count is None else count
+
+
+def _stop(what: str) -> NoReturn:
+    raise NonFiniteLoss(what)
 
 
 def _short(ids: Any) -> str:

@@ -59,6 +59,25 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
+def append_line(path: Path, text: str, sync: bool = True) -> None:
+    """Add a line to a file; one that a crash tore before is left behind as a line of its own.
+
+    Args:
+        path: the file; made where it is missing.
+        text: without the end of the line.
+        sync: whether it has to survive a power cut from now on.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        write_all(handle, f"{chr(10) if torn else ''}{text}\n".encode())
+        if sync:
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and those above it, and make their names survive a power cut."""
     made = [folder for folder in (path, *path.parents) if not folder.exists()]

@@ -15,15 +15,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from treadle.config.build import plain, to_dict
-from treadle.config.loading import config_text, flatten, load_config
-from treadle.config.schema import PLACES, config_path
+from treadle.config.build import flatten, plain, to_dict
+from treadle.config.loading import config_text, load_config
+from treadle.config.schema import is_place
 from treadle.config.yaml_file import read_yaml
 from treadle.core.errors import ACCEPT, ConfigError, RunChanged, RunFinished, RunFolderError, RunLocked
 from treadle.core.structure import same
 from treadle.system.code import code_digest
 from treadle.system.files import make_folder, write_json, write_text
 from treadle.system.lock import Held, Lock
+from treadle.system.seal import checksum, sealed
 
 DONE = ("finished", "stopped")
 """Statuses after which a run does not go on by itself."""
@@ -45,6 +46,8 @@ class RunFolder:
         """Whether the run in it has reached its end, with the very config that is asked for: there is nothing left to train."""
         self.notes: list[str] = []
         """What is odd in it."""
+        self.files: dict[str, str] = {}
+        """Checksums of files that stay as they are, for the seal."""
         self._lock = Lock(self.path / "lock")
 
     @cached_property
@@ -98,8 +101,10 @@ class RunFolder:
         Raises:
             RunFolderError: the file cannot be written.
         """
+        text = config_text(config)
         try:
-            write_text(self.path / "config.yaml", config_text(config))
+            write_text(self.path / "config.yaml", text)
+            self.files["config.yaml"] = checksum(text.encode())
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -116,7 +121,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        write_json(self.path / "run.json", {**record, "origin": self._origin, "code": self._code})
+        write_json(self.path / "run.json", sealed({**record, "origin": self._origin, "code": self._code}, self.files))
 
     def is_locked(self) -> bool:
         """Whether a process writes to it at this moment; nothing is changed by looking."""
@@ -167,17 +172,11 @@ class RunFolder:
         """
         before = self._config_before(config)
         after = dict(flatten(to_dict(config)))
-        prefix = f"{held}." if (held := config_path(config)) else ""
-        places = tuple(f"{prefix}{name}" for name in PLACES)
         return [
             f"  {key}: {before.get(key, '(absent)')!r} -> {after.get(key, '(absent)')!r}"
             for key in dict.fromkeys([*before, *after])
-            if not same(before.get(key, "(absent)"), after.get(key, "(absent)")) and not _is_under(key, places)
+            if not same(before.get(key, "(absent)"), after.get(key, "(absent)")) and not is_place(config, key)
         ]
-
-
-def _is_under(key: str, places: tuple[str, ...]) -> bool:
-    return any(key == place or key.startswith(f"{place}.") for place in places)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,14 +40,19 @@ def seed_here(number: int) -> None:
     np.random.seed(number & _SEED32)
 
 
+def generators() -> dict[str, Callable[[], Any]]:
+    """Every generator that a run may draw from, as a function that gives its state."""
+    found: dict[str, Callable[[], Any]] = {"python": random.getstate, "numpy": np.random.get_state, "torch": torch.get_rng_state}
+    if torch.cuda.is_available():
+        found["cuda"] = torch.cuda.get_rng_state_all
+    if torch.backends.mps.is_available():
+        found["mps"] = torch.mps.get_rng_state
+    return found
+
+
 def get_rng_state() -> dict[str, Any]:
     """The state of every generator that a run may draw from."""
-    state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    if torch.backends.mps.is_available():
-        state["mps"] = torch.mps.get_rng_state()
-    return state
+    return {name: get() for name, get in generators().items()}
 
 
 def set_rng_state(state: dict[str, Any]) -> None:

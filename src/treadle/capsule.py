@@ -1,0 +1,164 @@
+"""The capsule: a step that failed, kept so that it can be made again.
+
+    capsules/step-000124/      a checkpoint of the run as it was before step 124, and beside it
+      batch.safetensors        the batch of that step
+      state.json               also says what happened: error, traceback, sample ids, gradients that were not finite
+
+It is read as checkpoints are: verified, and without running any code. `treadle replay` goes on from it, for one step.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from treadle.checkpoint.save import write_checkpoint
+from treadle.checkpoint.tracked import Tracked
+from treadle.checkpoint.tree import encode
+from treadle.config.schema import Config
+from treadle.core.errors import CheckpointError, NonFiniteLoss, TreadleError
+from treadle.core.structure import describe
+from treadle.step.before import Before
+from treadle.step.gradients import non_finite
+from treadle.step.step import Step
+from treadle.system.files import discard
+
+BATCH = "batch"
+_KEPT = 3
+"""How many capsules of a run stay: the newest."""
+
+
+def is_of_the_step(error: BaseException) -> bool:
+    """Whether an error may come from what a step computes, so that the step is worth keeping."""
+    return isinstance(error, Exception) and (isinstance(error, NonFiniteLoss) or not isinstance(error, TreadleError))
+
+
+def write_capsule(
+    run_folder: Path, step: Step, states: Mapping[str, Any], models: Mapping[str, nn.Module], error: BaseException, **facts: Any
+) -> Path:
+    """Keep a step.
+
+    Args:
+        run_folder: of the run.
+        step: the step that failed.
+        states: everything that is in a checkpoint, as it was before the step.
+        models: the models, whose gradients are still there.
+        error: what happened.
+        facts: further JSON facts.
+
+    Returns:
+        the capsule's folder.
+
+    Raises:
+        CheckpointError, OSError: it cannot be written.
+    """
+    info = {
+        "step": step.number,
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+        "ids": None if step.ids is None else step.ids.tolist(),
+        "counts": list(step.counts),
+        "batch": [describe(part) for part in step.parts],
+        "updates": step.updates,
+        "gradients": _wrong_gradients(models),
+        **facts,
+    }
+    encoded = {name: encode(state, name) for name, state in states.items()}
+    try:
+        encoded[BATCH] = encode(list(step.parts), BATCH)
+    except CheckpointError as why:  # it is read again from the data, then
+        info["batch_missing"] = str(why)
+    parent = run_folder / "capsules"
+    found = write_checkpoint(parent, step.number, encoded, info)
+    _clean(parent)
+    return found
+
+
+class Failures:
+    """What comes of steps that fail: they are kept, and where the config wants it the run goes on without them.
+
+    Args:
+        run: gives the current step and takes what is logged and said.
+        folder: the run folder.
+        config: what to do where something is not finite.
+        tracked: what a checkpoint holds.
+        states: gives everything that is in a checkpoint, with these random generators.
+    """
+
+    def __init__(self, run: Any, folder: Path, config: Config, tracked: Tracked, states: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self._run, self._folder, self._config, self._tracked, self._states = run, folder, config, tracked, states
+        self._before = Before()
+        self.skipped = 0
+        """Updates that were left out."""
+
+    def begin(self) -> None:
+        """The run begins, with everything that it tracks."""
+        self._before.watch(self._tracked.models().items())
+
+    def mark(self) -> None:
+        """A step begins."""
+        self._before.mark()
+
+    def take_back(self) -> None:
+        """Put back what the forward pass of a step without an update did to BatchNorm's statistics and the like."""
+        self._before.put_back()
+
+    def refuse(self, what: str) -> None:
+        """A loss or a gradient is not finite: nothing is updated. Go on without this update where the config says so.
+
+        Raises:
+            NonFiniteLoss: it does not, or this was one too many.
+        """
+        error, limit = NonFiniteLoss(what), self._config.non_finite_limit
+        if self._config.non_finite == "stop":
+            raise error
+        self.skipped += 1
+        if self.skipped > limit:
+            error.add_note(f"{limit} updates were left out before, and non_finite_limit is {limit}")
+            raise error
+        self.keep(error)
+        self._run.log({"train/skipped_updates": self.skipped})
+        self._run.say(f"warning: {what}. The update is left out, {self.skipped} of at most {limit} so far; {error.__notes__[0]}")
+
+    def failed(self, error: BaseException) -> None:
+        """The body of a step raised: keep the step, where it is worth it. At the very first step, starting again does the same."""
+        if is_of_the_step(error) and (self._run.progress.steps or isinstance(error, NonFiniteLoss)):
+            self.keep(error)
+
+    def keep(self, error: BaseException) -> None:
+        """Write a capsule, and tell where it is in a note on the error; nothing takes that error's place."""
+        try:
+            place = self._write(error)
+            error.add_note(f"the step is kept in {place}; to make it again: treadle replay {place}")
+        except Exception as second:
+            error.add_note(f"the step could not be kept for treadle replay: {type(second).__name__}: {second}")
+
+    def _write(self, error: BaseException) -> Path:
+        self._before.put_back()
+        rng, doubtful = self._before.generators()
+        facts = {"doubtful": doubtful, "epoch": self._run.progress.epoch}
+        return write_capsule(self._folder, self._run.step, self._states(rng), self._tracked.models(), error, **facts)
+
+
+def _wrong_gradients(models: Mapping[str, nn.Module]) -> list[str]:
+    """Parameters whose gradient is not finite, by name."""
+    with torch.no_grad():
+        return [
+            f"{name}.{key}"
+            for name, model in models.items()
+            for key, parameter in model.named_parameters()
+            if parameter.grad is not None and bool(non_finite([parameter.grad]))
+        ]
+
+
+def _clean(parent: Path) -> None:
+    for old in sorted(parent.glob("step-*"), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
+        with suppress(OSError):
+            discard(old)
