@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "treadle"
-PARTS = ("data", "step", "metrics", "log", "checkpoint")
+PARTS = ("data", "step", "metrics", "log", "checkpoint", "provenance")
 # What each room may import, beside itself. `policies` are handlers: they know the core and nothing else.
 BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": ("core", "config"), "policies": ("core",)}
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))

@@ -59,13 +59,14 @@ def snapshot(folder):
 def test_show_gives_status_values_checkpoints_and_curves_and_changes_nothing(capsys):
     result = train()
     before = snapshot("results")
-    curves, _, tables = said(capsys, "show", "results/001").partition("values\n")
-    values, _, facts = tables.partition("config, where it is your own or differs from the default\n")
-    config, _, facts = facts.partition("results/001: finished\n")
-    told = dict(line.split("\t") for line in facts.splitlines())
+    facts, _, rest = said(capsys, "show", "results/001").partition("what made it\n")
+    assert facts.startswith("results/001: finished\n")
+    curves, _, tables = rest.partition("values\n")
+    values, _, config = tables.partition("config, where it is your own or differs from the default\n")
+    told = dict(line.split("\t") for line in facts.splitlines()[1:])
     assert "batch_size\t8" in config and "machine.workers" not in config
     assert told["progress"] == "2 epochs, 6 steps, 48 samples" and told["duration"] == "2 epochs"
-    assert told["best"] == told["last"] == "checkpoints/step-000006" and "step-000006" in told["checkpoints"]
+    assert told["best"].partition(",")[0] == told["last"] == "checkpoints/step-000006" and "step-000006" in told["checkpoints"]
     head, *rows = [line.split("\t") for line in values.splitlines() if "\t" in line]
     table = {name: [float(number) for number in numbers] for name, *numbers in rows}
     assert head == ["value", "last", "smallest", "largest"]
@@ -80,7 +81,9 @@ def test_show_json_is_one_object_with_the_record_and_the_last_values(capsys):
     result = train()
     shown = json.loads(said(capsys, "show", "results/001", "--json"))
     record = json.loads(Path("results/001/run.json").read_text())
-    assert shown == {"run": "results/001", **record, "last_values": shown["last_values"]}
+    assert {**shown, "run": "results/001", **record} == shown
+    assert (shown["fraction"], shown["damaged"], shown["leaks"], shown["capsules"]) == (1.0, [], {}, [])
+    assert shown["config"]["batch_size"]["value"] == 8
     assert {name: shown["last_values"][name] for name in result.metrics} == result.metrics
 
 
@@ -218,6 +221,8 @@ def test_looking_waits_for_no_torch():
         ["--help"],
         ["--version"],
         ["show", "results/001"],
+        ["runs"],
+        ["diff", "results/001", "results/001"],
         ["plot", "results/001"],
         ["completion", "bash"],
         *([verb, "--help"] for verb in VERBS),

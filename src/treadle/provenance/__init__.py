@@ -1,0 +1,1 @@
+"""9. What made it: the record of a run."""
