@@ -74,7 +74,7 @@ def _compare(folders: list[Path], options: argparse.Namespace) -> int:
     for part in parts:
         _print(part, labels)
     _print_results(results, values if results.differs or options.values else [], labels)
-    if results.differs and panels:
+    if results.differs and panels and sys.stdout.isatty():  # elsewhere the curves of two runs on one canvas look the same
         print_curves(_overlaid(dict(zip(labels, panels, strict=True))))
     for line in [f"damaged: {run.folder}: {line}" for run in (one, other) for line in run.damaged]:
         print(line)

@@ -80,12 +80,16 @@ def environment_part(one: Summary, other: Summary) -> Part:
     left, right = section(one.provenance, "environment"), section(other.provenance, "environment")
     if note := _unrecorded({str(one.folder): left, str(other.folder): right}):
         return Part("environment", note=note)
-    part = Part("environment", list(_changes({name: left.get(name) for name in _FACTS}, {name: right.get(name) for name in _FACTS})))
+    part = Part("environment", list(_changes(_chosen(left), _chosen(right))))
     part.rows += [(f"${name}", mine, his) for name, mine, his in _changes(section(left, "variables"), section(right, "variables"))]
     used = {str(name) for place in (left, right) for name in items(place.get("imported"))}
     packages = _changes(section(left, "packages"), section(right, "packages"))
     part.rows += sorted(packages, key=lambda row: (row[0] not in used, row[0]))
     return part
+
+
+def _chosen(place: dict[str, Any]) -> dict[str, Any]:
+    return {name: place[name] for name in _FACTS if name in place}
 
 
 def data_part(one: Summary, other: Summary) -> Part:

@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from treadle.cli.summary import Summary, count, items, repositories, section
+from treadle.provenance.read import FOLDER
 
 
 def making(one: Summary) -> list[list[str]]:
@@ -90,16 +91,25 @@ def length_text(length: object) -> str:
     return f"{length:,}" if isinstance(length, int) else "unknown"
 
 
-def leak_rows(leaks: dict[str, Any]) -> list[list[str]]:
-    """The pairs of splits that have items in common."""
-    if "damaged" in leaks:
-        return [[f"provenance/{leaks['damaged']}"]]
-    return [[_pair(pair)] for pair in items(leaks.get("pairs"))]
+def leak_rows(found: dict[str, Any]) -> list[list[str]]:
+    """What splits of the data have in common, out of `provenance/leaks.json`, and how much of them was compared."""
+    if not found:
+        return []
+    if "damaged" in found:
+        return [[f"{FOLDER}/{found['damaged']}", ""]]
+    leaks = section(found, "leaks") or found
+    pairs = [pair for pair in items(leaks.get("pairs")) if isinstance(pair, dict)]
+    rows = [[f"{pair.get('one')} and {pair.get('other')}", _matches(pair)] for pair in pairs] or [["none found", ""]]
+    coverage = {name: one for name, one in section(leaks, "coverage").items() if isinstance(one, dict)}
+    read = [f"{length_text(one.get('read'))} of {length_text(one.get('total'))} {name} items" for name, one in coverage.items()]
+    notes = [["", str(note)] for note in items(leaks.get("notes"))]
+    return [*rows, *([["compared", ", ".join(read)]] if read else []), *notes]
 
 
-def _pair(pair: object) -> str:
-    if not isinstance(pair, dict):
-        return str(pair)
-    return ", ".join(
-        f"{name}: {' '.join(map(str, value)) if isinstance(value, list) else value}" for name, value in pair.items() if value not in (None, [])
-    )
+def _matches(pair: dict[str, Any]) -> str:
+    ids = [match for match in items(pair.get("matches")) if isinstance(match, list) and len(match) == 2]
+    named = [f"{pair.get('one')} {mine} = {pair.get('other')} {theirs}" for mine, theirs in ids[:3]]
+    given = pair.get("count")
+    number = given if isinstance(given, int) else len(ids)
+    listed = ", ".join([*named, *(["..."] if number > len(named) else [])])
+    return f"{count(number, 'items')}, {pair.get('kind', 'in both')}: {listed}"
