@@ -17,6 +17,7 @@ from shtab import SUPPORTED_SHELLS as SHELLS
 from torch import nn
 
 import treadle
+from records import event, repository, write_provenance
 from treadle.cli.main import VERBS, guarded, main
 from treadle.log.tables import print_table
 
@@ -59,13 +60,14 @@ def snapshot(folder):
 def test_show_gives_status_values_checkpoints_and_curves_and_changes_nothing(capsys):
     result = train()
     before = snapshot("results")
-    curves, _, tables = said(capsys, "show", "results/001").partition("values\n")
-    values, _, facts = tables.partition("config, where it is your own or differs from the default\n")
-    config, _, facts = facts.partition("results/001: finished\n")
-    told = dict(line.split("\t") for line in facts.splitlines())
+    facts, _, rest = said(capsys, "show", "results/001").partition("what made it\n")
+    assert facts.startswith("results/001: finished\n")
+    curves, _, tables = rest.partition("values\n")
+    values, _, config = tables.partition("config, where it is your own or differs from the default\n")
+    told = dict(line.split("\t") for line in facts.splitlines()[1:])
     assert "batch_size\t8" in config and "machine.workers" not in config
     assert told["progress"] == "2 epochs, 6 steps, 48 samples" and told["duration"] == "2 epochs"
-    assert told["best"] == told["last"] == "checkpoints/step-000006" and "step-000006" in told["checkpoints"]
+    assert told["best"].partition(",")[0] == told["last"] == "checkpoints/step-000006" and "step-000006" in told["checkpoints"]
     head, *rows = [line.split("\t") for line in values.splitlines() if "\t" in line]
     table = {name: [float(number) for number in numbers] for name, *numbers in rows}
     assert head == ["value", "last", "smallest", "largest"]
@@ -80,7 +82,9 @@ def test_show_json_is_one_object_with_the_record_and_the_last_values(capsys):
     result = train()
     shown = json.loads(said(capsys, "show", "results/001", "--json"))
     record = json.loads(Path("results/001/run.json").read_text())
-    assert shown == {"run": "results/001", **record, "last_values": shown["last_values"]}
+    assert {**shown, "run": "results/001", **record} == shown
+    assert (shown["fraction"], shown["damaged"], shown["leaks"], shown["capsules"]) == (1.0, [], {}, [])
+    assert shown["config"]["batch_size"]["value"] == 8
     assert {name: shown["last_values"][name] for name in result.metrics} == result.metrics
 
 
@@ -218,6 +222,8 @@ def test_looking_waits_for_no_torch():
         ["--help"],
         ["--version"],
         ["show", "results/001"],
+        ["runs"],
+        ["diff", "results/001", "results/001"],
         ["plot", "results/001"],
         ["completion", "bash"],
         *([verb, "--help"] for verb in VERBS),
@@ -267,3 +273,48 @@ def test_a_pipe_of_the_users_own_that_breaks_is_an_exception_like_any_other():
 
     with pytest.raises(BrokenPipeError, match="mine"):
         guarded("treadle", call)
+
+
+# --- what made it, in show ---
+
+
+def test_show_names_what_made_a_run_its_data_leaks_and_origins(capsys):
+    train()
+    folder = Path("results/001")
+    code = {"repositories": [repository(changed=["a.py"], untracked=["b.py", "c.py"])]}
+    history = [event("started", "18:00:00"), event("ended", "18:01:00"), event("started", "19:00:00", accepted=["config lr: 0.1 -> 0.2"])]
+    write_provenance(folder, [*history, event("ended", "19:00:05")], code=code)
+    pair = {"one": "train", "other": "valid", "kind": "same item", "count": 5, "matches": [[17, 3], [18, 4], [19, 5], [20, 6]]}
+    leaks = {"pairs": [pair], "coverage": {"valid": {"read": 24, "total": 24}}, "notes": ["a note"]}
+    (folder / "provenance/leaks.json").write_text(json.dumps({"format": 1, "leaks": leaks}))
+    (folder / "capsules/one").mkdir(parents=True)
+    lines = said(capsys, "show", "results/001").splitlines()
+    assert lines[0] == "results/001: finished"
+    for line in (
+        "active\t1:05 in 2 starts",
+        "accepted\tconfig lr: 0.1 -> 0.2",
+        "capsules\tone",
+        "command\tpython src/main.py lr=0.1",
+        "code\t111111111111 on main, 1 changed file and 2 untracked files",
+        "python\t3.11.9, treadle 0.1.0",
+        "host\tname, a cpu",
+        "train and valid\t5 items, same item: train 17 = valid 3, train 18 = valid 4, train 19 = valid 5, ...",
+        "compared\t24 of 24 valid items",
+        "train\t55,000\ttuple",
+        "batch_size\t8\tmy.yaml:4",
+        "duration\t2 epochs\tcommand line",
+    ):
+        assert line in lines
+    shown = json.loads(said(capsys, "show", "results/001", "--json"))
+    assert (shown["active_seconds"], shown["starts"], shown["accepted"], shown["capsules"]) == (65.0, 2, ["config lr: 0.1 -> 0.2"], ["one"])
+    assert shown["config"]["batch_size"] == {"value": 8, "from": "my.yaml:4"} and shown["leaks"]["leaks"] == leaks
+    assert shown["provenance"]["environment"]["packages"]["numpy"] == "2.1.0"
+
+
+def test_show_tells_a_damaged_record_and_shows_the_rest(capsys):
+    train()
+    Path("results/001/run.json").write_text("{")
+    Path("results/001/provenance").mkdir(exist_ok=True)
+    Path("results/001/provenance/leaks.json").write_text("{")
+    out = said(capsys, "show", "results/001")
+    assert out.startswith("results/001: damaged (run.json cannot be read)\n") and "provenance/leaks.json is no JSON" in out and "train/loss\t" in out

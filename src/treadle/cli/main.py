@@ -30,12 +30,14 @@ VERBS = {
     "new": "make a project: config, data, model, a notebook, a test; it runs at once",
     "train": "train an experiment, or go on where it was",
     "evaluate": "the metrics of a run's weights on a dataset",
-    "show": "a run in the terminal: status, values, checkpoints, curves",
+    "runs": "all runs below a folder: status, results, what differs in their configs",
+    "show": "a run in the terminal: status, what made it, values, curves, config",
+    "diff": "two runs: what differs in config, code, environment, data and results",
     "plot": "the curves of one or several runs as a picture",
     "board": "TensorBoard on a folder of runs",
     "completion": "print a script that completes treadle's command lines in your shell",
 }
-_GROUPS = {"Begin": ("demo", "new"), "Train": ("train", "evaluate"), "Look": ("show", "plot", "board"), "Shell": ("completion",)}
+_GROUPS = {"Begin": ("demo", "new"), "Train": ("train", "evaluate"), "Look": ("runs", "show", "diff", "plot", "board"), "Shell": ("completion",)}
 _HELP = """\
 usage: treadle COMMAND ...
 

@@ -20,7 +20,7 @@ def run(options: argparse.Namespace) -> int:
     from treadle.log.figure import draw, save
 
     folders = [run_folder(name) for name in options.runs]
-    labels = _labels(folders)
+    labels = labels_of(folders)
     figure = draw({label: curves_of(folder, options.values) for label, folder in zip(labels, folders, strict=True)})
     ends = labels if len(labels) <= 4 else [labels[0], "to", labels[-1]]
     beside = folders[0].parent / f"compare-{'-'.join(label.replace('/', '_') for label in ends)}.png"
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _labels(folders: list[Path]) -> list[str]:
+def labels_of(folders: list[Path]) -> list[str]:
     """The shortest ends of the paths that tell them apart."""
     for length in range(1, max(len(folder.parts) for folder in folders) + 1):
         labels = ["/".join(folder.parts[-length:]) for folder in folders]

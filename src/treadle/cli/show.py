@@ -1,4 +1,4 @@
-"""`treadle show RUN`: a run in the terminal: status, values, checkpoints, curves."""
+"""`treadle show RUN`: a run in the terminal: status, what made it, values, curves, config."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from treadle.config.build import flatten, plain
+from treadle.cli.making import accepted, data_rows, leak_rows, making, origin_of
+from treadle.cli.summary import Summary, count, day, span, summarize
 from treadle.config.describe import describe, shown
 from treadle.config.schema import Config
-from treadle.config.yaml_file import read_yaml
-from treadle.core.errors import ConfigError, UsageError, did_you_mean
+from treadle.core.errors import UsageError, did_you_mean
 from treadle.log.curves import Curves, Panels
 from treadle.log.journal import read_journal
 from treadle.log.sketch import print_curves
 from treadle.log.tables import print_json, print_table
 from treadle.log.writer import is_clock
-from treadle.system.folder import RunFolder, read_record
+from treadle.provenance.read import FOLDER, read_object
+from treadle.system.folder import read_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,39 +42,57 @@ def add_values_argument(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Read the folder; nothing in it is changed, and it may belong to a run that goes on."""
     folder = run_folder(options.run)
-    record, curves = read_record(folder), Curves(read_journal(folder))
+    one, curves = summarize(folder), Curves(read_journal(folder))
     panels = chosen_panels(curves, options.values, folder)
-    status = _status(folder, record)
+    leaks, capsules = read_object(folder / FOLDER / "leaks.json"), sorted(path.name for path in (folder / "capsules").glob("*") if path.is_dir())
     if options.json:
-        print_json({"run": str(folder), **record, "status": status, "last_values": {name: one.values[-1] for name, one in curves.by_name.items()}})
+        print_json(_object(one, curves, leaks, capsules))
         return 0
+    print_table(_headline(one), [], [*_facts(one), *([["capsules", ", ".join(capsules)]] if capsules else [])])
+    for title, rows in (("what made it", making(one)), ("leaks between splits", leak_rows(leaks)), ("damaged", [[line] for line in one.damaged])):
+        if rows:
+            print_table(title, [], rows)
+    if data := data_rows(one.provenance):
+        print_table("data", ["split", "items", "type"], data, ["type"])
     print_curves(panels)
     if curves.by_name:
         print_table("values", ["value", "last", "smallest", "largest"], list(_extremes(curves)))
-    if chosen := _chosen(folder):
-        print_table("config, where it is your own or differs from the default", [], chosen)
-    reason = "its process is gone; the same command goes on" if status == "cut short" else record.get("reason")
-    print_table(f"{folder}: {status}{f' ({reason})' if reason else ''}", [], _facts(folder, record))
+    if chosen := _chosen(one):
+        print_table("config, where it is your own or differs from the default", ["key", "value", "from"], chosen, ["value", "from"])
     return 0
 
 
-def _status(folder: Path, record: dict[str, Any]) -> str:
-    """As the record says, but for a run whose process is gone."""
-    if record.get("status") == "running" and not RunFolder(folder).is_locked():
-        return "cut short"
-    return str(record.get("status"))
+def _headline(one: Summary) -> str:
+    status, _, cause = one.status.partition(": ")
+    why = {"cut short": "its process is gone; the same command goes on", "damaged": "run.json cannot be read"}.get(one.status)
+    reason = why or one.record.get("reason") or cause
+    return f"{one.folder}: {status}{f' ({reason})' if reason else ''}"
 
 
-def _chosen(folder: Path) -> list[list[str]]:
-    """Config values that say something: those that `treadle.Config` does not have, or has another default for."""
-    try:
-        tree = plain(read_yaml(folder / "config.yaml"))
-    except ConfigError:
-        return []
-    held = next((f"{name}." for name, value in tree.items() if isinstance(value, dict) and "run_dir" in value), "")
-    usual = {f"{held}{key.path}": key.default for key in describe(Config)} | {f"{held}run_dir": None}
-    given = {path: shown(value) for path, value in flatten(tree)} | {f"{held}run_dir": None}
-    return [[path, value] for path, value in given.items() if value is not None and usual.get(path) != value]
+def _object(one: Summary, curves: Curves, leaks: dict[str, Any], capsules: list[str]) -> dict[str, Any]:
+    return {
+        "run": str(one.folder),
+        **one.record,
+        "status": one.status,
+        "last_values": {name: curve.values[-1] for name, curve in curves.by_name.items()},
+        "fraction": one.fraction,
+        "active_seconds": one.active_s,
+        "starts": sum(event.get("event") == "started" for event in one.history),
+        "accepted": accepted(one.history),
+        "config": {key: {"value": value, "from": origin_of(one.provenance, key)} for key, value in one.config.items()},
+        "provenance": one.provenance,
+        "leaks": leaks,
+        "capsules": capsules,
+        "damaged": one.damaged,
+    }
+
+
+def _chosen(one: Summary) -> list[list[str]]:
+    """Config values that say something, and where each came from: those that `treadle.Config` does not have, or has another default for."""
+    held = next((key.removesuffix("run_dir") for key in one.config if key == "run_dir" or key.endswith(".run_dir")), "")
+    usual = {f"{held}{key.path}": key.default for key in describe(Config)}
+    given = {key: shown(value) for key, value in one.config.items() if key != f"{held}run_dir"}
+    return [[key, value, origin_of(one.provenance, key) or ""] for key, value in given.items() if usual.get(key) != value]
 
 
 def run_folder(name: str) -> Path:
@@ -110,16 +129,27 @@ def chosen_panels(curves: Curves, names: Sequence[str] | None, folder: Path) -> 
     return curves.panels(names)
 
 
-def _facts(folder: Path, record: dict[str, Any]) -> list[list[str]]:
-    checkpoints = sorted(path.name for path in (folder / "checkpoints").glob("step-*") if path.is_dir())
-    return [
-        ["progress", ", ".join(_count(record.get(unit, 0), unit) for unit in ("epochs", "steps", "samples"))],
-        ["duration", str(record.get("duration", ""))],
-        ["made by", record.get("origin") or "a script or a notebook"],
-        ["best", record.get("best") or "-"],
+def _facts(one: Summary) -> list[list[str]]:
+    record = one.record
+    checkpoints = sorted(path.name for path in (one.folder / "checkpoints").glob("step-*") if path.is_dir())
+    done = ", ".join(count(one.progress.get(unit, 0), unit) for unit in ("epochs", "steps", "samples"))
+    best = "".join(f", {name} {value:.6g}" for name, value in one.best.items())
+    facts = [
+        ["progress", done],
+        ["duration", f"{record.get('duration', '')}{f' ({math.floor(100 * one.fraction)}% done)' if one.fraction not in (None, 1.0) else ''}"],
+        ["started", day(one.started) if one.started is not None else ""],
+        ["active", _active(one)],
+        ["accepted", "; ".join(accepted(one.history))],
+        ["best", f"{record.get('best') or '-'}{best}"],
         ["last", record.get("last") or "-"],
         ["checkpoints", ", ".join(checkpoints) or "-"],
     ]
+    return [[name, str(value)] for name, value in facts if value]
+
+
+def _active(one: Summary) -> str:
+    starts = sum(event.get("event") == "started" for event in one.history)
+    return f"{span(one.active_s)}{f' in {starts} starts' if starts > 1 else ''}" if one.active_s is not None else ""
 
 
 def _extremes(curves: Curves) -> Iterable[list[str]]:
@@ -127,7 +157,3 @@ def _extremes(curves: Curves) -> Iterable[list[str]]:
         values = curves.by_name[name].values
         finite = [value for value in values if math.isfinite(value)] or values
         yield [name, *(f"{value:.4g}" for value in (values[-1], min(finite), max(finite)))]
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit if number != 1 else unit[:-1]}"
