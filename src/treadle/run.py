@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from treadle.config.schema import run_config
@@ -16,6 +17,8 @@ from treadle.core.errors import ConfigError, RunLocked, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
+from treadle.data.check import check
+from treadle.data.fingerprint import fingerprint
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, evaluate, evaluation_loader
 from treadle.log.log import Log, default_writers
@@ -103,6 +106,7 @@ class Run:
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
+        self._fingerprints: dict[str, dict[str, Any]] = {}
 
     # --- the context ---
 
@@ -188,6 +192,32 @@ class Run:
             self.say(note)
         return loader
 
+    def check_data(self, **splits: Any) -> None:
+        """Look, before the loop begins, which data this is, and for items of one split that are in another too.
+
+        Items are read for it: a dataset that counts how often it is asked counts these as well. Random generators, the
+        process's and those in a dataset's attributes, are put back. A warning names the first items of each pair of splits;
+        ``config.data.leaks`` may refuse to train, or not look, and ``config.data.leaks_limit`` is the time for it. A run that
+        goes on with the same data does not look again, and one that is over reads nothing.
+
+        Args:
+            splits: datasets, or loaders of this run, by name, those that are trained on first:
+                ``run.check_data(train=data, valid=valid_set)``. None is left out.
+
+        Raises:
+            UsageError: the loop has begun.
+            DataError: there are such items, and ``config.data.leaks`` is "refuse"; or something is no data.
+        """
+        if self._loop.begun:
+            raise UsageError("cannot check the data: the loop has begun; call run.check_data before run.steps")
+        if self._folder.done:
+            return
+        # Where it is: a look moves nothing to an accelerator.
+        here = torch.device("cpu")
+        given = {name: data for name, data in splits.items() if data is not None}
+        loaders = {name: data if isinstance(data, Loader) else evaluation_loader(data, self.config, here) for name, data in given.items()}
+        self._fingerprints = check(loaders, self.config.data, self.config.seed, self._folder.path / "provenance" / "leaks.json", self.say)
+
     def track(self, **objects: Any) -> None:
         """Make objects part of every checkpoint, under these names. They are restored when `steps` begins.
 
@@ -224,6 +254,8 @@ class Run:
                 f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
             )
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
+        if loader is not None and not self._fingerprints and not self._folder.done:
+            self._fingerprints = {"train": fingerprint(loader, self.config.seed)}
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
