@@ -112,7 +112,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         >>> differences({"kind": "indexed", "length": 55000}, {"kind": "indexed", "length": 54000})
         ['length: 55,000 -> 54,000']
     """
-    words = [(name, before.get(name), now.get(name)) for name in ("kind", "type", "length", "item", "error")]
+    words = [(name, before.get(name), now.get(name)) for name in ("kind", "type", "length", "item")]
+    words.append(("error", before.get("error", "none"), now.get("error", "none")))
     # Items that were not read at all say nothing about the data: a dataset that raised has said so under "error".
     lines = [f"{name}: {_word(a)} -> {_word(b)}" for name, a, b in words if a != b and (name != "item" or (a and b))]
     return [*lines, *_items(before, now)]
