@@ -29,10 +29,12 @@ def stream():
     return Stream()
 
 def experiment(config: treadle.Config = treadle.Config(run_dir="results/a", duration="1 epoch")) -> treadle.Trainer:
-    return treadle.Trainer(lambda: nn.Linear(16, 2), nn.CrossEntropyLoss(), rows(1, 99), valid=rows(200, 20), optimizer=partial(torch.optim.SGD, lr=0.1), config=config)
+    return treadle.Trainer(lambda: nn.Linear(16, 2), nn.CrossEntropyLoss(), rows(1, 99), valid=rows(200, 20),
+                           optimizer=partial(torch.optim.SGD, lr=0.1), config=config)
 
 def alone(config: treadle.Config = treadle.Config(run_dir="results/a", duration="1 epoch")) -> treadle.Trainer:
-    return treadle.Trainer(lambda: nn.Linear(16, 2), nn.CrossEntropyLoss(), rows(1, 99), optimizer=partial(torch.optim.SGD, lr=0.1), config=config)
+    return treadle.Trainer(lambda: nn.Linear(16, 2), nn.CrossEntropyLoss(), rows(1, 99),
+                           optimizer=partial(torch.optim.SGD, lr=0.1), config=config)
 """
 
 

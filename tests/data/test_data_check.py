@@ -90,8 +90,16 @@ def test_a_resume_does_not_look_again_and_warns_again(looks, capsys):
     assert "warning: 4 of the 12" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_text("{"), lambda path: path.write_text("[]"), lambda path: path.write_text('{"data": {"train": 3}, "leaks": {}}'),
-                                    lambda path: (path.unlink(), path.mkdir()), lambda path: path.write_bytes(b"\xff\xfe")])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text('{"data": {"train": 3}, "leaks": {}}'),
+        lambda path: path.write_bytes(b"\xff\xfe"),
+        lambda path: (path.unlink(), path.mkdir()),
+    ],
+)
 def test_a_damaged_memory_is_looked_for_again(looks, damage):
     with pytest.raises(DataError):
         fit(valid=data(20, 12), leaks="refuse")
@@ -141,7 +149,7 @@ def test_level_three_may_call_it_before_the_loop(capsys):
         run.check_data(train=loader, valid=data(20, 5), test=None)
         assert set(run._fingerprints) == {"train", "valid"}
         for _ in run.steps(loader):
-            with pytest.raises(UsageError, match="before run.steps"):
+            with pytest.raises(UsageError, match=r"before run\.steps"):
                 run.check_data(train=loader)
     assert "4 of the 5 valid items" in capsys.readouterr().err
 

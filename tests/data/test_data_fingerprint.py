@@ -126,8 +126,15 @@ def test_random_items_are_the_same_under_the_same_seed_only():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_no_generator_moves(workers):
     data = Map(noise=True)
-    states = lambda: [random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), data.own[0].bit_generator.state,
-                      data.own[1].getstate(), data.own[2].get_state().tolist(), data.own[3].get_state()[1].tolist(), data.transforms[0]["jitter"].getstate()]  # fmt: skip # noqa: E731
+
+    def states():
+        numpy, own, torch_own, old = data.own
+        return [
+            *(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()),
+            *(numpy.bit_generator.state, own.getstate(), torch_own.get_state().tolist(), old.get_state()[1].tolist()),
+            data.transforms[0]["jitter"].getstate(),
+        ]
+
     before = states()
     of(data, workers=workers)
     assert states() == before
@@ -164,7 +171,11 @@ def test_unhashable_items_are_said_to_be():
 
 @pytest.mark.parametrize(
     ("data", "kind", "name", "length"),
-    [(Stream(), "streamed", "Stream", None), (Batches([torch.zeros(3)]), "batched", "list", 1), (Batches(lambda: iter([])), "batched", "<lambda>", None)],
+    [
+        (Stream(), "streamed", "Stream", None),
+        (Batches([torch.zeros(3)]), "batched", "list", 1),
+        (Batches(lambda: iter([])), "batched", "<lambda>", None),
+    ],
 )
 def test_streams_and_batches_are_not_read(data, kind, name, length):
     facts = of(data)
