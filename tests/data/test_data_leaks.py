@@ -242,6 +242,18 @@ def test_progress_is_told_to_the_end():
     assert told[-1] == (35, 35)
 
 
+def test_mnist_has_no_image_twice_and_one_that_is_planted_is_found():
+    mnist = pytest.importorskip("treadle_mnist")
+    train, (images, labels) = mnist.load("train"), mnist.load("test")
+    found = leaks(train=train, test=(images, labels))
+    assert found.pairs == () and found.complete
+    assert [one.repeated for one in found.coverage.values()] == [0, 0]
+    images = images.copy()
+    images[9_999] = train[0][41]
+    pair = leaks(train=train, test=(images, labels)).pairs[0]
+    assert (pair.count, pair.matches) == (1, ((41, 9_999),))
+
+
 # --- near-duplicates ---
 
 
