@@ -15,12 +15,12 @@ NAMES = {
 }  # fmt: skip
 
 SIGNATURES = {
-    "train": "model objective data optimizer config valid metrics schedules handlers writers step accept_changes",
-    "Trainer": "model objective data optimizer config valid metrics schedules handlers writers step",
+    "train": "model objective data optimizer config valid test metrics schedules handlers writers step accept_changes",
+    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers step",
     "Run": "config schedules handlers writers accept_changes origin",
     "Config": "run_dir duration batch_size seed drop_last clip time_limit machine data evaluate checkpoint log",
     "MachineConfig": "device workers micro_batch precision compile resident deterministic",
-    "DataConfig": "sampler",
+    "DataConfig": "sampler leaks leaks_limit",
     "EvaluateConfig": "every batch_size",
     "CheckpointConfig": "every keep_last keep_best keep_every best mode background",
     "LogConfig": "every console tensorboard train_metrics",
@@ -37,7 +37,7 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "autocast due evaluate evaluation_loader latest loader log on prepare progress result say schedules_for step steps stop track",
+    "Run": "autocast check_data due evaluate evaluation_loader latest loader log on prepare progress result say schedules_for step steps stop track",
     "Trainer": "evaluate fit keywords on predict",
 }
 
@@ -55,7 +55,7 @@ def test_every_name_can_be_imported_and_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(("name", "parameters"), SIGNATURES.items())
 def test_signatures(name: str, parameters: str) -> None:
     assert " ".join(inspect.signature(getattr(treadle, name)).parameters) == parameters
-    assert len(parameters.split()) <= 12
+    assert len(parameters.split()) <= 13
 
 
 @pytest.mark.parametrize(("name", "methods"), METHODS.items())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from treadle.config.asked import accepts_changes
@@ -17,6 +18,8 @@ from treadle.core.errors import ConfigError, RunLocked, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
+from treadle.data.check import check
+from treadle.data.fingerprint import differences, fingerprint
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, evaluate, evaluation_loader
 from treadle.log.log import Log, default_writers
@@ -104,9 +107,9 @@ class Run:
         self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
         self._stack = ExitStack()
         self._prepared: list[Any] = []
-        self._fingerprints: dict[str, Any] = {}
         self._record: Record | None = None
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
+        self._fingerprints: dict[str, dict[str, Any]] = {}
 
     # --- the context ---
 
@@ -194,6 +197,32 @@ class Run:
             self.say(note)
         return loader
 
+    def check_data(self, **splits: Any) -> None:
+        """Look, before the loop begins, which data this is, and for items of one split that are in another too.
+
+        Items are read for it: a dataset that counts how often it is asked counts these as well. Random generators, the
+        process's and those in a dataset's attributes, are put back. A warning names the first items of each pair of splits;
+        ``config.data.leaks`` may refuse to train, or not look, and ``config.data.leaks_limit`` is the time for it. A run that
+        goes on with the same data does not look again, and one that is over reads nothing.
+
+        Args:
+            splits: datasets, or loaders of this run, by name, those that are trained on first:
+                ``run.check_data(train=data, valid=valid_set)``. None is left out.
+
+        Raises:
+            UsageError: the loop has begun.
+            DataError: there are such items, and ``config.data.leaks`` is "refuse"; or something is no data.
+        """
+        if self._loop.begun:
+            raise UsageError("cannot check the data: the loop has begun; call run.check_data before run.steps")
+        if self._folder.done:
+            return
+        # Where it is: a look moves nothing to an accelerator.
+        here = torch.device("cpu")
+        given = {name: data for name, data in splits.items() if data is not None}
+        loaders = {name: data if isinstance(data, Loader) else evaluation_loader(data, self.config, here) for name, data in given.items()}
+        self._fingerprints = check(loaders, self.config.data, self.config.seed, self._folder.path / "provenance" / "leaks.json", self.say)
+
     def track(self, **objects: Any) -> None:
         """Make objects part of every checkpoint, under these names. They are restored when `steps` begins.
 
@@ -230,11 +259,13 @@ class Run:
                 f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
             )
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
+        if loader is not None and not self._fingerprints and not self._folder.done:
+            self._fingerprints = {"train": fingerprint(loader, self.config.seed)}
         record = self._record = Record(self._folder.path, self.say)
         if not self._folder.done:  # nothing is made of one that is over
             record.take(self._given, self.device, self._fingerprints)
             if not self._folder.fresh:
-                record.compare(self._given, _data_differences, self._accept_changes)
+                record.compare(self._given, differences, self._accept_changes)
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
@@ -345,7 +376,3 @@ def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
 
 def _values(item: Any) -> list[Any]:
     return list(item.values()) if isinstance(item, Mapping) else [item]
-
-
-def _data_differences(before: Any, now: Any) -> list[str]:
-    return []

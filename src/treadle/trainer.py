@@ -41,6 +41,7 @@ class Trainer:
         data: the training data, see `treadle.data.sources`.
         optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer.
         valid: the validation data.
+        test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
         schedules: values that change, by name, see `treadle.schedules`: fields of the optimizer, or keywords of the
             objective.
@@ -71,6 +72,7 @@ class Trainer:
         optimizer: Any,
         config: Any,
         valid: Any = None,
+        test: Any = None,
         metrics: Mapping[str, Metric] | None = None,
         schedules: Mapping[str, Schedule] | None = None,
         handlers: Sequence[object] = (),
@@ -88,7 +90,7 @@ class Trainer:
         self.objective = as_objective(objective)
         if isinstance(self.objective, Supervised):
             self.objective.to(self.device)
-        self.data, self.valid = data, valid
+        self.data, self.valid, self.test = data, valid, test
         self.metrics = Group(metrics or {}, self.device)
         self._step = step or self._standard_step
         self._own_step = step is not None
@@ -218,6 +220,7 @@ class Trainer:
 
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
+        run.check_data(train=self._loader, valid=self.valid, test=self.test)
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
         self._model, self.optimizer = run.prepare(self.model, given)
         self._fitted = (given, self.optimizer)

@@ -21,6 +21,7 @@ def train(
     optimizer: Any,
     config: Any,
     valid: Any = None,
+    test: Any = None,
     metrics: Mapping[str, Metric] | None = None,
     schedules: Mapping[str, Schedule] | None = None,
     handlers: Sequence[object] = (),
@@ -38,6 +39,7 @@ def train(
         optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer.
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
         valid: the validation data.
+        test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
         schedules: values that change, by name, see `treadle.schedules`.
         handlers: objects with methods named ``on_<event>``.
@@ -70,6 +72,7 @@ def train(
         optimizer=optimizer,
         config=config,
         valid=valid,
+        test=test,
         metrics=metrics,
         schedules=schedules,
         handlers=handlers,

@@ -30,6 +30,7 @@ def train(folder="results/001", handler=None, tensorboard=False, loss=None, **gi
     data = torch.randn(24, 3), torch.randn(24, 1)
     config = treadle.Config(
         run_dir=folder,
+        data=treadle.DataConfig(leaks="off"),  # it is validated on what it learns from
         duration="2 epochs",
         batch_size=8,
         machine=treadle.MachineConfig(device="cpu"),

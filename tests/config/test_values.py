@@ -44,6 +44,19 @@ FLAG = [("maybe", "boolean"), (5, "boolean"), (None, "boolean")]
 AUTO_FLAG = [(value, "'auto'.*boolean") for value, _ in FLAG]
 
 
+TIMES = [
+    (0, "more than zero"),
+    (-3, "more than zero"),
+    ("90", "'90 minutes'"),
+    ("soon", "'90 minutes'"),
+    ("2 fortnights", "minutes or hours"),
+    ([], "'90 minutes'"),
+    (True, "str|'90 minutes'"),
+    (float("nan"), "finite|'90 minutes'"),
+    (float("inf"), "finite|'90 minutes'"),
+]
+
+
 def choice(*names: str) -> list[tuple[Any, str]]:
     return [(value, ".*".join(f"'{name}'" for name in names)) for value in ("fp17", 3, None, True)]
 
@@ -55,17 +68,7 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "seed": [(-1, "greater than or equal to 0"), (True, "int"), (0.5, "integer"), ("x", "integer")],
     "drop_last": FLAG,
     "clip": [(0, "greater than 0"), (-0.5, "greater than 0"), (float("nan"), "greater than 0"), ("big", "number"), (True, "float|number")],
-    "time_limit": [
-        (0, "more than zero"),
-        (-3, "more than zero"),
-        ("90", "'90 minutes'"),
-        ("soon", "'90 minutes'"),
-        ("2 fortnights", "minutes or hours"),
-        ([], "'90 minutes'"),
-        (True, "str|'90 minutes'"),
-        (float("nan"), "finite|'90 minutes'"),
-        (float("inf"), "finite|'90 minutes'"),
-    ],
+    "time_limit": TIMES,
     "machine.device": [*TEXT, (None, "string")],
     "machine.workers": [(-1, "greater than or equal to 0.*'auto'"), ("many", "integer.*'auto'"), (1.5, "integer.*'auto'"), (True, "int.*'auto'")],
     "machine.micro_batch": COUNT,
@@ -74,6 +77,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "machine.resident": AUTO_FLAG,
     "machine.deterministic": FLAG,
     "data.sampler": choice("shuffle", "sequential", "replacement"),
+    "data.leaks": choice("warn", "refuse", "off"),
+    "data.leaks_limit": [*TIMES, (None, "string.*number")],
     "evaluate.every": [case for case in LENGTH if case[0] is not None],
     "evaluate.batch_size": COUNT,
     "checkpoint.every": LENGTH,

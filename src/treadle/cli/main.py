@@ -29,6 +29,7 @@ VERBS = {
     "demo": "train LeNet-5 on MNIST and show what a run is",
     "new": "make a project: config, data, model, a notebook, a test; it runs at once",
     "train": "train an experiment, or go on where it was",
+    "check-data": "whether items of one split of an experiment's data are in another too",
     "evaluate": "the metrics of a run's weights on a dataset",
     "runs": "all runs below a folder: status, results, what differs in their configs",
     "show": "a run in the terminal: status, what made it, values, curves, config",
@@ -37,7 +38,12 @@ VERBS = {
     "board": "TensorBoard on a folder of runs",
     "completion": "print a script that completes treadle's command lines in your shell",
 }
-_GROUPS = {"Begin": ("demo", "new"), "Train": ("train", "evaluate"), "Look": ("runs", "show", "diff", "plot", "board"), "Shell": ("completion",)}
+_GROUPS = {
+    "Begin": ("demo", "new"),
+    "Train": ("check-data", "train", "evaluate"),
+    "Look": ("runs", "show", "diff", "plot", "board"),
+    "Shell": ("completion",),
+}
 _HELP = """\
 usage: treadle COMMAND ...
 
@@ -141,7 +147,7 @@ def parsers(verbs: Iterable[str]) -> tuple[argparse.ArgumentParser, dict[str, ar
     parser.add_argument("--version", action="version", version=_version())
     choices = parser.add_subparsers(dest="verb", metavar="COMMAND", parser_class=OneLineParser)
     for name in verbs:
-        module = import_module(f"treadle.cli.{name}")
+        module = import_module(f"treadle.cli.{name.replace('-', '_')}")
         one = choices.add_parser(name, help=VERBS[name], description=f"{VERBS[name][0].upper()}{VERBS[name][1:]}.", allow_abbrev=False)
         module.add_arguments(one)
         one.set_defaults(call=module.run)

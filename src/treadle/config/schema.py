@@ -57,10 +57,14 @@ class MachineConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):
-    """How samples are drawn."""
+    """How samples are drawn, and whether the splits are apart."""
 
     sampler: Literal["shuffle", "sequential", "replacement"] = "shuffle"
     """A new permutation each epoch, the data's own order, or independent draws; `treadle.Samples` can say more."""
+    leaks: Literal["warn", "refuse", "off"] = "warn"
+    """What to do where an item of one split is in another too: warn, refuse to train, or do not look."""
+    leaks_limit: Time = "2 seconds"
+    """Time for looking for such items before training begins; `treadle check-data` has no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +147,7 @@ class Config(Checked):
 
 PLACES = (
     "run_dir", "time_limit", "machine", "log.console", "log.tensorboard",
-    "evaluate.batch_size", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best",
+    "data.leaks", "data.leaks_limit", "evaluate.batch_size", "checkpoint.every", "checkpoint.keep_last", "checkpoint.keep_best",
     "checkpoint.keep_every", "checkpoint.background",
 )  # fmt: skip
 """Fields of `Config` that may differ when a run continues: where it is computed, kept and shown, not what."""

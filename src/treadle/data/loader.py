@@ -83,6 +83,11 @@ class Loader:
             raise DataError(f"drop_last leaves no batch: the dataset has {source.length} samples, a batch {self.batch_size}")
 
     @property
+    def workers(self) -> Workers:
+        """The processes that load."""
+        return self._workers
+
+    @property
     def epoch_size(self) -> int | None:
         """Positions in one epoch: samples, or batches where the data comes in batches; None where nobody knows."""
         length = self.source.length
@@ -194,7 +199,7 @@ class Loader:
             batch_size=None,
             collate_fn=_same,
             num_workers=workers.count,
-            worker_init_fn=_Start(workers.init),
+            worker_init_fn=Start(workers.init),
             multiprocessing_context=workers.context,
             prefetch_factor=workers.prefetch,
             # Its own generator, so that nothing is drawn from the run's.
@@ -213,13 +218,14 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-class _Start:
+class Start:
     """What a worker does first: stop listening to Ctrl-C, which a server of forks did not pass on; then what the user wants."""
 
     def __init__(self, init: Callable[[int], None] | None) -> None:
         self._init = init
 
     def __call__(self, worker: int) -> None:
+        """Begin."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if self._init is not None:
             self._init(worker)
