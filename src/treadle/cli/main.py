@@ -29,13 +29,14 @@ VERBS = {
     "demo": "train LeNet-5 on MNIST and show what a run is",
     "new": "make a project: config, data, model, a notebook, a test; it runs at once",
     "train": "train an experiment, or go on where it was",
+    "prove": "run your program, kill it again and again, and compare every bit",
     "evaluate": "the metrics of a run's weights on a dataset",
     "show": "a run in the terminal: status, values, checkpoints, curves",
     "plot": "the curves of one or several runs as a picture",
     "board": "TensorBoard on a folder of runs",
     "completion": "print a script that completes treadle's command lines in your shell",
 }
-_GROUPS = {"Begin": ("demo", "new"), "Train": ("train", "evaluate"), "Look": ("show", "plot", "board"), "Shell": ("completion",)}
+_GROUPS = {"Begin": ("demo", "new"), "Train": ("train", "prove", "evaluate"), "Look": ("show", "plot", "board"), "Shell": ("completion",)}
 _HELP = """\
 usage: treadle COMMAND ...
 
@@ -122,7 +123,9 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     Raises:
         SystemExit: with code 2 and a message, where a word belongs to nothing.
     """
-    takes_values = bool(parser.get_default("takes_values"))
+    takes_values, command = bool(parser.get_default("takes_values")), []
+    if parser.get_default("takes_command") and "--" in words:
+        words, command = words[: words.index("--")], list(words[words.index("--") + 1 :])
     overrides = [word for word in words if takes_values and _OVERRIDE.match(word)]
     options, unknown = parser.parse_known_args([word for word in words if word not in overrides])
     if unknown and overrides and unknown[0].rstrip("s") in _UNITS:
@@ -130,6 +133,8 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     if unknown:
         parser.error(_unknown(unknown[0], parser, takes_values))
     options.overrides = overrides
+    if command:
+        options.command = command
     return options
 
 
@@ -163,7 +168,7 @@ class _Program(OneLineParser):
 
 
 def _run(verb: str, words: list[str]) -> int:
-    if verb in VERBS and {"-h", "--help"} & set(words):
+    if verb in VERBS and {"-h", "--help"} & set(words[: words.index("--")] if "--" in words else words):
         return _help(verb, words[1:])
     program, verbs = parsers([verb] if verb in VERBS else [])
     if verb in verbs:
