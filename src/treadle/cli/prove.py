@@ -111,7 +111,9 @@ def _told() -> Iterator[Any]:
         task = bar.add_task("undisturbed", total=None)
 
         def told(doing: str, done: int, of: int) -> None:
-            bar.update(task, description=doing, **({"completed": done, "total": of} if of else {}))
+            bar.update(task, description=doing)
+            if of:
+                bar.update(task, completed=done, total=of)
 
         yield told
 

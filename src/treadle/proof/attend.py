@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -112,12 +113,13 @@ class Attendant:
             run.stop(f"step {limit} of a directed run")
 
 
-def stack() -> list[Any]:
+def stack() -> list[FrameType]:
     """The frames that led here, the nearest first."""
-    frame, found = sys._getframe(1), []
+    frame: FrameType | None = sys._getframe(1)
+    found = []
     while frame is not None:
         found.append(frame)
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return found
 
 
@@ -200,17 +202,17 @@ class Killer:
 
     def _watch_files(self) -> None:
         """Count the file operations of a save."""
-        from treadle.checkpoint import store
+        from treadle.checkpoint import save, store
         from treadle.system import files
 
-        write = store.write_checkpoint
+        write = save.write_checkpoint
 
         def watched(parent: Path, step: int, *arguments: Any, **more: Any) -> Path:
             self._saving = self._saving or step >= self._kill.number
             return write(parent, step, *arguments, **more)
 
-        store.write_checkpoint = watched
-        files.os = _Counted(files.os, self._count)  # type: ignore[assignment]
+        store.write_checkpoint = watched  # type: ignore[attr-defined]
+        files.os = _Counted(os, self._count)  # type: ignore[attr-defined,assignment]
 
     def _count(self, name: str) -> None:
         if self._saving:

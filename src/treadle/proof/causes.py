@@ -13,7 +13,7 @@ from treadle.proof.lives import Program
 from treadle.system.stage import Inspect, Kill, Stage
 
 Entries = dict[str, dict[str, Any]]
-_MOST = 5
+_MOST, _NEVER = 5, 10**9
 _RANK = {"generator": 0, "object": 2, "value": 3, "data": 4}
 _ROOTS = {"data": 0, "model": 1, "objective": 1, "handler": 2, "global": 2, "local": 3}
 _BY_CLOCK = "something outside of the program's state (clock, process number, environment)"
@@ -70,13 +70,21 @@ class Search:
 
     def _of_two_starts(self, deterministic: bool) -> list[Cause]:
         step = self._difference.step or 1
-        one, other = (self._looked(name, Inspect("", trace_step=step, run=self._run), Kill("after step", step, run=self._run)) for name in ("a", "b"))
-        differ = changed(_entries(one, "begin"), _entries(other, "begin"))
-        generators = [path for path in differ if differ[path]["kind"] == "generator"]
-        if generators:
-            return [self._unseeded(path, differ[path]) for path in generators]
+        look, kill = Inspect("", trace_step=step, run=self._run), Kill("after step", step, run=self._run)
+        one, other = (self._looked(name, look, kill) for name in ("a", "b"))
         if (initial := self._initial_weights()) is not None:
             return [initial]
+        begin = _entries(one, "begin")
+        differ, moved = changed(begin, _entries(other, "begin")), changed(begin, _entries(one, "traced"))
+        generators = [path for path in differ if differ[path]["kind"] == "generator" and path in moved]  # one that nobody draws from is innocent
+        if generators:
+            return [self._unseeded(path, differ[path]) for path in sorted(generators, key=lambda path: self._weight(path, differ))]
+        if self._difference.what in ("ids", "batch"):
+            return self._of_data(differ)
+        doubts = [self._doubt(path, differ[path]) for path in differ if _may_be(differ[path])]
+        return self._kernels(one, other, deterministic) or self._hashes() or doubts
+
+    def _of_data(self, differ: Entries) -> list[Cause]:
         data = [path for path in differ if differ[path]["root"] == "data" and differ[path]["kind"] in ("data", "object")]
         if self._difference.what == "batch" and data:
             return [
@@ -90,27 +98,18 @@ class Search:
                     "make the order a function of (seed, epoch, position): see treadle.Samples and config.data.sampler",
                 )
             ]  # fmt: skip
-        if self._difference.what == "batch":
-            return [
+        return self._hashes() or [
                 Cause(
                     "the dataset or its collate function gives other items for the same indices", _first(differ, "data"),
                     "draw from torch's, NumPy's or Python's own generators, which are seeded before each sample, and not from one made "
                     "without a seed, the clock or the process number",
                 )
             ]  # fmt: skip
-        return (
-            self._kernels(one, other, deterministic)
-            or self._hashes()
-            or [self._doubt(path, differ[path]) for path in differ if _may_be(differ[path])]
-        )
 
     def _initial_weights(self) -> Cause | None:
-        """Whether the very first checkpoint differs already."""
-        folders = [self._folder / name / self._run / "checkpoints" / "step-000000" for name in ("start-a", "start-b")]
-        for name in ("start-a", "start-b"):
-            self._start(name, Stage(str(self._folder / name), checkpoint_every="1000000 steps", kill=Kill("after step", 1, run=self._run)))
-        found = compare(self._folder / "start-a" / self._run, self._folder / "start-b" / self._run).difference
-        if found is None or not all(folder.is_dir() for folder in folders) or found.what != "state":
+        """Whether the very first checkpoint differs already, which is the only one that the two have."""
+        found = compare(self._folder / "a" / self._run, self._folder / "b" / self._run).difference
+        if found is None or found.what != "state" or found.step != 0:
             return None
         return Cause(
             "the weights differ before the first step: the model was built from numbers of another source than the run's seed",
@@ -133,6 +132,8 @@ class Search:
                         "implementation, and draw random numbers from torch's generators",
                     )
                 ]  # fmt: skip
+            if differs and line["what"] == "gradient" and self._difference.what == "loss":
+                return []  # it only follows the loss
             if differs and line["what"] == "gradient":
                 return [
                     Cause(
@@ -141,9 +142,8 @@ class Search:
                     )
                 ]  # fmt: skip
             if differs:
-                return [
-                    Cause(f"its {line['what'].rpartition(', ')[2]} is the first to differ, for the same input: {_BY_CLOCK}", line["where"], _OUTSIDE)
-                ]
+                what = f"its {line['what'].rpartition(', ')[2]} is the first to differ, for the same input: {_BY_CLOCK}"
+                return [Cause(what, line["where"], _OUTSIDE)]
         return []
 
     def _hashes(self) -> list[Cause]:
@@ -151,7 +151,7 @@ class Search:
         fixed = {"PYTHONHASHSEED": "0"}
         step = self._difference.step or 1
         for name in ("hash-a", "hash-b"):
-            stage = Stage(str(self._folder / name), stop_after=step, checkpoint_every="1000000 steps", witness=True, workers=0)
+            stage = Stage(str(self._folder / name), stop_after=step, checkpoint_every=f"{_NEVER} steps", witness=True, workers=0)
             self._start(name, stage, fixed)
         one, other = (self._folder / name / self._run for name in ("hash-a", "hash-b"))
         if not one.exists() or not other.exists() or compare(one, other).difference is not None:
@@ -169,9 +169,12 @@ class Search:
         again = self._looked("a", Inspect("", run=self._run), Kill("after step", self._resumed + 1, run=self._run))
         entries = _entries(again, "begin")
         by_chance = set(changed(one, other))  # the two agree in all that counts, so this does not count
-        differ = {path: entry for path, entry in changed(one, entries).items() if path not in by_chance}
+        differ = {path: entry for path, entry in (changed(one, entries) | gone(one, entries)).items() if path not in by_chance}
         found = [path for path in differ if not (differ[path]["root"] == "local" and differ[path]["kind"] == "data" and "." not in path[1:])]
-        return [self._untracked(path, one[path], entries[path]) for path in sorted(_roots(found, one), key=lambda path: self._weight(path, one))]
+        return [
+            self._untracked(path, one[path], entries.get(path, _ABSENT))
+            for path in sorted(_roots(found, one), key=lambda path: self._weight(path, one))
+        ]
 
     def _weight(self, path: str, entries: Entries) -> tuple[int, int, int, str]:
         entry, what = entries[path], self._difference.what
@@ -230,7 +233,7 @@ class Search:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}-{len(list(self._folder.glob('*.jsonl')))}.jsonl"
         path.touch()
-        every = f"{self._resumed} steps" if self._resumed else None
+        every = f"{self._resumed or _NEVER} steps"
         stage = Stage(str(self._folder / name), checkpoint_every=every, workers=0, kill=kill, inspect=replace(inspect, path=str(path)))
         self._start(name, stage)
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -243,12 +246,18 @@ class Search:
         self._warnings |= dict.fromkeys(life.warnings)
 
 
+_ABSENT = {"value": "absent"}
 _OUTSIDE = "look for time, os.getpid, os.urandom, uuid, os.environ and os.listdir in what the step calls"
 
 
 def changed(one: Entries, other: Entries) -> Entries:
     """The entries of both whose content is not the same."""
     return {path: entry for path, entry in one.items() if path in other and other[path]["digest"] != entry["digest"]}
+
+
+def gone(one: Entries, other: Entries) -> Entries:
+    """Attributes of data, models and objectives that the first has and the second has not yet."""
+    return {path: entry for path, entry in one.items() if path not in other and entry["root"] in ("data", "model", "objective")}
 
 
 def _entries(lines: Iterable[dict[str, Any]], at: str) -> Entries:

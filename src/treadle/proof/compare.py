@@ -244,13 +244,9 @@ def _plain(value: Any) -> Any:
     if not isinstance(value, torch.Tensor):
         return value
     value = value.detach().cpu().contiguous()
-    return (
-        value.view(torch.uint8).numpy()
-        if value.dtype in _NO_NUMPY and value.ndim
-        else value.float().numpy()
-        if value.dtype in _NO_NUMPY
-        else value.numpy()
-    )
+    if value.dtype not in _NO_NUMPY:
+        return value.numpy()
+    return value.reshape(-1).view(torch.uint8).numpy() if value.numel() else value.float().numpy()
 
 
 _NO_NUMPY = {torch.bfloat16, *(kind for name in ("float8_e4m3fn", "float8_e5m2") if (kind := getattr(torch, name, None)) is not None)}

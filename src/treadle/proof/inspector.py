@@ -21,7 +21,7 @@ REPEATS = 3
 
 
 class Inspector:
-    """Attends a run, and adds to a file: ``{"at": "begin" | "saved", "step", "entries"}`` and ``{"at": "trace", "module", ...}``.
+    """Attends a run, and adds to a file: ``{"at": "begin" | "traced" | "saved", "step", "entries"}`` and ``{"at": "trace", "module", ...}``.
 
     Args:
         run: the `Run`.
@@ -47,6 +47,8 @@ class Inspector:
 
         run.track, run.loader = tracking, loading
         run.events.on("run_started")(self._begin)
+        if self._inspect.trace_step:
+            run.events.on("step_finished")(self._traced)
         if self._inspect.saved_step:
             run.events.on("checkpoint_saved")(self._saved)
 
@@ -55,6 +57,10 @@ class Inspector:
         if self._inspect.trace_step:
             for name, model in run._loop.tracked.models().items():
                 Trace(run, self._inspect, model, name).join()
+
+    def _traced(self, run: Any) -> None:
+        if run.progress.steps == self._inspect.trace_step:
+            self._write("traced", run)
 
     def _saved(self, run: Any) -> None:
         if run.progress.steps >= self._inspect.saved_step:
@@ -93,7 +99,7 @@ class Trace:
         for path, parameter in self._model.named_parameters():
             if parameter.requires_grad:
                 title = f"{type(self._model).__name__}.{path}"
-                parameter.register_post_accumulate_grad_hook(partial(self._gradient, title))
+                parameter.register_post_accumulate_grad_hook(partial(self._gradient, title))  # type: ignore[no-untyped-call]
 
     @property
     def _looks(self) -> bool:

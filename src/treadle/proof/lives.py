@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -46,9 +47,10 @@ class Life:
 
     @property
     def last_words(self) -> str:
-        """The last line that it printed."""
-        lines = self.said.strip().splitlines()
-        return lines[-1].strip() if lines else "it printed nothing"
+        """The line of the last error that it printed, or its last line."""
+        lines = [line.strip() for line in self.said.strip().splitlines()]
+        errors = [line for line in lines if re.match(r"(treadle|python)[\w .-]*: |[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]
+        return (errors or lines or ["it printed nothing"])[-1]
 
 
 class Program:

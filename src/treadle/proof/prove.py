@@ -23,6 +23,9 @@ Told = Callable[[str, int, int], object]
 """Told what is being done, the number of processes that ended, and how many there will be."""
 
 
+_FIXED_NAME = "keep the clock, process number and chance out of run_dir"
+
+
 @dataclass(frozen=True)
 class Struck:
     """A kill that happened.
@@ -240,7 +243,7 @@ class Prover:
         proof = self.proof
         assert proof.difference is not None
         if proof.difference.what == "folder":
-            return [Cause("the name of the run folder differs", proof.difference.other, "keep the clock, process number and chance out of run_dir")]
+            return [Cause("the name of the run folder differs", proof.difference.other, _FIXED_NAME)]
         trainer = any(item.get("trainer") for item in first.of("began", proof.run))
         resumed = None
         if proof.between != "two undisturbed runs":

@@ -65,8 +65,10 @@ class Reach:
             return self._note(value, path, root, "data")
         if not isinstance(value, nn.Module) and _has_state(value):
             return self._stateful(value, path, root, depth)
-        if isinstance(value, (list, tuple, set, frozenset, dict)) and _is_flat(value):
-            return self._note(value, path, root, "object")
+        if isinstance(value, (list, tuple, set, frozenset, dict)):
+            self._note(value, path, root, "object")
+            if _is_flat(value):
+                return None
         for name, item in list(self._inside(value, path)):
             self.walk(item, name, root, depth + 1)
         return None
@@ -151,7 +153,7 @@ def snapshot(run: Any, tracked: list[Any], loaders: list[Any], frames: list[Fram
         if isinstance(item, nn.Module):
             reach.walk(item, type(item).__name__, "model")
     for frame in frames:
-        trainer = frame.f_locals.get("self")
+        trainer: Any = frame.f_locals.get("self")
         if type(trainer).__module__ == "treadle.trainer":
             objective = getattr(trainer.objective, "loss", trainer.objective)
             reach.walk(objective, _name(objective), "objective")
@@ -208,7 +210,7 @@ def _has_state(value: Any) -> bool:
 
 def _is_flat(value: Any) -> bool:
     items = list(value.values()) if isinstance(value, dict) else list(value)
-    return len(items) > 0 and all(isinstance(item, (*_PLAIN, torch.Tensor, np.ndarray)) for item in items)
+    return all(isinstance(item, (*_PLAIN, torch.Tensor, np.ndarray)) for item in items)
 
 
 def _file_of(kind: type) -> str:

@@ -110,7 +110,7 @@ class Stage:
         log = replace(config.log, console="quiet", tensorboard=False)
         held: Any = replace(config, run_dir=self.place(config.run_dir), checkpoint=checkpoint, machine=machine, log=log, time_limit=None)
         path = config_path(tree)
-        return replace(tree, **{path: held}) if path else held  # type: ignore[type-var,no-any-return]
+        return replace(tree, **{path: held}) if path else held  # type: ignore[type-var]
 
 
 def current_stage() -> Stage | None:

@@ -130,7 +130,7 @@ def weights(config: treadle.Config) -> treadle.Trainer:
 
 
 def order(config: treadle.Config) -> treadle.Trainer:
-    return trainer(config, data=treadle.Samples(tensors(), order=Chance()))
+    return trainer(config, data=treadle.Samples(tensors(), sampler=Chance()))
 
 
 def hashed(config: treadle.Config) -> treadle.Trainer:

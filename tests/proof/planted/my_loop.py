@@ -17,7 +17,7 @@ def main(kind):
     noise = np.random.default_rng(5)
     with treadle.Run(config) as run:
         model, opt = run.prepare(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 2)), torch.optim.AdamW)
-        scheduler = torch.optim.lr_scheduler.ExponentialLR(opt, 0.9)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(opt, lambda n: 0.8**n)
         run.track(model=model, optimizer=opt)
         if kind == "sound":
             run.track(scheduler=scheduler, noise=noise)
