@@ -26,7 +26,7 @@ def main(kind):
                 loss = nn.functional.cross_entropy(model(a), b)
                 if kind in ("sound", "generator"):
                     loss = loss * (1 + noise.normal() / 10)
-                if kind == "list":
+                if kind == "history":
                     loss = loss * (1 + len(history) / 10)
                 if kind == "ema":
                     loss = loss + sum((p * ema[name]).sum() for name, p in model.named_parameters() if name in ema)
@@ -34,7 +34,7 @@ def main(kind):
             step.update(opt)
             if kind in ("sound", "scheduler"):
                 scheduler.step()
-            if kind == "list":
+            if kind == "history":
                 history.append(step.number)
             if kind == "ema":
                 for name, p in model.named_parameters():
