@@ -17,7 +17,7 @@ def train(name: str, change: float = 0.0) -> Path:
     def objective(model: nn.Module, batch: tuple[torch.Tensor]) -> torch.Tensor:
         return (model(batch[0]) ** 2).mean()
 
-    trainer = treadle.Trainer(lambda: nn.Linear(2, 1), objective, (torch.ones(16, 2),), optimizer=torch.optim.SGD, config=config)
+    trainer = treadle.Trainer(lambda: nn.Linear(2, 1), objective, (torch.ones(32, 2),), optimizer=torch.optim.SGD, config=config)
 
     @trainer.on("step_finished")
     def disturb(run: treadle.Run) -> None:
