@@ -119,7 +119,10 @@ def test_no_child_outlives_its_process(tmp_path: Path) -> None:
     life = Program(["sh", "-c", "sleep 1000 & echo $!; kill -9 $$"], tmp_path).live(Stage(str(tmp_path)))
     stat = Path(f"/proc/{int(life.said)}/stat")
     assert life.code == -9
-    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    for _ in range(100_000):  # it is killed already; the machine may need a moment to take it away
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+    pytest.fail("the child lives on")
 
 
 def test_a_stage_that_is_none_is_refused() -> None:
