@@ -34,6 +34,7 @@ from treadle.system.folder import RunFolder
 from treadle.system.numbers import numbered
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
+from treadle.system.stage import current_stage
 from treadle.system.wrap import compiled, prepare, set_train_mode, unwrapped
 
 
@@ -99,7 +100,9 @@ class Run:
         accept_changes: bool = False,
         origin: str = "",
     ) -> None:
-        self._asked, self._writers, self._origin = config, writers, origin
+        self._stage = current_stage()
+        self._asked = config if self._stage is None else self._stage.directed(config)
+        self._writers, self._origin = writers, origin
         self._choose_folder()
         self.events = Events()
         for handler in handlers:
@@ -140,6 +143,10 @@ class Run:
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         seed(self.config.seed)
+        if self._stage is not None:
+            from treadle.proof.attend import attend
+
+            attend(self, self._stage)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:

@@ -9,9 +9,8 @@ import pytest
 from annotated_types import Ge, Gt, Lt, MultipleOf
 
 import treadle
-from treadle.config.build import to_dict
+from treadle.config.build import flatten, to_dict
 from treadle.config.describe import Key, allowed, describe
-from treadle.config.build import flatten
 from treadle.config.schema import Length, Time
 
 

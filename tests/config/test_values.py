@@ -12,8 +12,7 @@ import pytest
 import yaml
 from annotated_types import Gt, Le
 
-from treadle.config.build import hints
-from treadle.config.build import flatten, to_dict
+from treadle.config.build import flatten, hints, to_dict
 from treadle.config.loading import load_config
 from treadle.config.schema import (
     Checked,

@@ -31,6 +31,7 @@ VERBS = {
     "train": "train an experiment, or go on where it was",
     "check-data": "whether items of one split of an experiment's data are in another too",
     "evaluate": "the metrics of a run's weights on a dataset",
+    "prove": "run your program, kill it again and again, and compare every bit",
     "runs": "all runs below a folder: status, results, what differs in their configs",
     "show": "a run in the terminal: status, what made it, values, curves, config",
     "diff": "two runs: what differs in config, code, environment, data and results",
@@ -41,6 +42,7 @@ VERBS = {
 _GROUPS = {
     "Begin": ("demo", "new"),
     "Train": ("check-data", "train", "evaluate"),
+    "Make again": ("prove",),
     "Look": ("runs", "show", "diff", "plot", "board"),
     "Shell": ("completion",),
 }
@@ -130,7 +132,9 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     Raises:
         SystemExit: with code 2 and a message, where a word belongs to nothing.
     """
-    takes_values = bool(parser.get_default("takes_values"))
+    takes_values, command = bool(parser.get_default("takes_values")), []
+    if parser.get_default("takes_command") and "--" in words:
+        words, command = words[: words.index("--")], list(words[words.index("--") + 1 :])
     overrides = [word for word in words if takes_values and _OVERRIDE.match(word)]
     options, unknown = parser.parse_known_args([word for word in words if word not in overrides])
     if unknown and overrides and unknown[0].rstrip("s") in _UNITS:
@@ -138,6 +142,8 @@ def parsed(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Na
     if unknown:
         parser.error(_unknown(unknown[0], parser, takes_values))
     options.overrides = overrides
+    if command:
+        options.command = command
     return options
 
 
@@ -171,7 +177,7 @@ class _Program(OneLineParser):
 
 
 def _run(verb: str, words: list[str]) -> int:
-    if verb in VERBS and {"-h", "--help"} & set(words):
+    if verb in VERBS and {"-h", "--help"} & set(words[: words.index("--")] if "--" in words else words):
         return _help(verb, words[1:])
     program, verbs = parsers([verb] if verb in VERBS else [])
     if verb in verbs:

@@ -1,0 +1,134 @@
+"""How a command directs a program that it starts: `treadle prove` runs a user's own program, unchanged, again and again.
+
+The command writes a `Stage` into a file, names the file in the environment variable TREADLE_STAGE, and starts the program. Each
+`Run` that the program makes reads it when it is made: it goes below the stage's folder, says nothing, stops early, and is attended
+by `treadle.proof.attend`. Nobody sets this by hand; where the variable is not there, a run does nothing of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from treadle.config.asked import pass_on
+from treadle.config.schema import config_path, run_config
+from treadle.core.errors import UsageError
+
+VARIABLE = "TREADLE_STAGE"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a process ends its own life with kill -9.
+
+    Args:
+        kind: "after step" `number`; "in save": at file operation `call`, counted from the first save of step `number` or a later one;
+            "in step": after `share` of step `number`, from another thread.
+        number: a step.
+        call: a file operation, from 1.
+        share: of a step's time, from 0 to 1.
+        run: only in the run of this folder, relative to the stage's; in any run unless told.
+    """
+
+    kind: Literal["after step", "in save", "in step"]
+    number: int
+    call: int = 1
+    share: float = 0.5
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """What to write down for a search for causes.
+
+    Args:
+        path: the file that lines are added to.
+        saved_step: write down every object at the checkpoint of this step, and end the process there; 0 does not.
+        trace_step: write down what each module gives in this step; 0 does not.
+        run: the run that it is about, relative to the stage's folder.
+    """
+
+    path: str
+    saved_step: int = 0
+    trace_step: int = 0
+    run: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a directed program does otherwise.
+
+    Args:
+        folder: every run folder is placed below it.
+        stop_after: steps after which each run is stopped and saved; None leaves its duration.
+        checkpoint_every: cadence of checkpoints; None leaves that of the config.
+        workers: loading processes; None leaves them.
+        kill: where it ends its own life.
+        witness: whether each step is written down in `witness.jsonl` of the run folder.
+        inspect: what to write down for a search for causes.
+        report: a file that says which runs began, where, and what ended them: a JSON object a line.
+    """
+
+    folder: str
+    stop_after: int | None = None
+    checkpoint_every: str | None = None
+    workers: int | None = None
+    kill: Kill | None = None
+    witness: bool = False
+    inspect: Inspect | None = None
+    report: str | None = None
+
+    def save(self, path: Path) -> None:
+        """Write it to a file."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    def place(self, run_dir: str) -> str:
+        """Where a run goes that asks for this folder.
+
+        Example:
+            >>> Stage("/tmp/proof").place("/data/results/{n}"), Stage("/tmp/proof").place("../a")
+            ('/tmp/proof/data/results/{n}', '/tmp/proof/up/a')
+        """
+        asked = Path(run_dir)
+        if asked.is_relative_to(self.folder):  # made from the folder of a run before it
+            return run_dir
+        parts = ["up" if part == ".." else part for part in asked.parts if part != asked.anchor]
+        return str(Path(self.folder, *parts))
+
+    def name(self, run_dir: Path) -> str:
+        """What a run is called: its folder, relative to the stage's."""
+        return str(Path(os.path.relpath(run_dir, self.folder)))
+
+    def directed(self, tree: T) -> T:
+        """A user's config as the stage wants it: only places in it are changed."""
+        config = run_config(tree)
+        checkpoint = config.checkpoint if self.checkpoint_every is None else replace(config.checkpoint, every=self.checkpoint_every)
+        machine = config.machine if self.workers is None else replace(config.machine, workers=self.workers)
+        log = replace(config.log, console="quiet", tensorboard=False)
+        held: Any = replace(config, run_dir=self.place(config.run_dir), checkpoint=checkpoint, machine=machine, log=log, time_limit=None)
+        path = config_path(tree)
+        changed: T = replace(tree, **{path: held}) if path else held  # type: ignore[type-var,assignment]
+        pass_on(tree, changed)
+        return changed
+
+
+def current_stage() -> Stage | None:
+    """The stage that this process plays on; None where it is nobody's but the user's.
+
+    Raises:
+        UsageError: the variable names a file that cannot be read.
+    """
+    path = os.environ.get(VARIABLE)
+    if not path:
+        return None
+    try:
+        fields = json.loads(Path(path).read_text(encoding="utf-8"))
+        fields["kill"] = fields.get("kill") and Kill(**fields["kill"])
+        fields["inspect"] = fields.get("inspect") and Inspect(**fields["inspect"])
+        return Stage(**fields)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(f"{VARIABLE} is {path!r}, and that is no stage ({error}); only treadle's own commands set it: unset it") from None
