@@ -111,7 +111,7 @@ class Stage:
         log = replace(config.log, console="quiet", tensorboard=False)
         held: Any = replace(config, run_dir=self.place(config.run_dir), checkpoint=checkpoint, machine=machine, log=log, time_limit=None)
         path = config_path(tree)
-        changed: T = replace(tree, **{path: held}) if path else held  # type: ignore[type-var,assignment]
+        changed: T = replace(tree, **{path: held}) if path else held  # type: ignore[type-var]
         pass_on(tree, changed)
         return changed
 
