@@ -282,6 +282,10 @@ class Run:
             if record.sum is not None:
                 self._folder.files["provenance/record.json"] = record.sum
             self._loop.record()
+        if self._stage is not None and self._stage.replay:
+            from treadle.proof.attend import replayed
+
+            loader = replayed(self, self._stage, loader)
         return self._loop.steps(loader)
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:

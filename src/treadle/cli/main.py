@@ -32,6 +32,9 @@ VERBS = {
     "check-data": "whether items of one split of an experiment's data are in another too",
     "evaluate": "the metrics of a run's weights on a dataset",
     "prove": "run your program, kill it again and again, and compare every bit",
+    "rerun": "make a run again from its record, and say whether it is the same to the bit",
+    "replay": "make a step again that failed, and find where it went wrong",
+    "pack": "a run in one file, to be sent and run again",
     "runs": "all runs below a folder: status, results, what differs in their configs",
     "show": "a run in the terminal: status, what made it, values, curves, config",
     "diff": "two runs: what differs in config, code, environment, data and results",
@@ -42,7 +45,7 @@ VERBS = {
 _GROUPS = {
     "Begin": ("demo", "new"),
     "Train": ("check-data", "train", "evaluate"),
-    "Make again": ("prove",),
+    "Make again": ("prove", "rerun", "replay", "pack"),
     "Look": ("runs", "show", "diff", "plot", "board"),
     "Shell": ("completion",),
 }

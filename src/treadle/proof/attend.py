@@ -37,6 +37,10 @@ def attend(run: Any, stage: Stage) -> None:
     report.add("entered")
     attendant = Attendant(run, stage, report)
     run.events.on("run_started")(attendant.begin)
+    if stage.anomaly:
+        from treadle.proof.anomaly import Anomaly
+
+        run.events.on("run_started")(lambda run: Anomaly(run._loop.tracked.models(), lambda words: report.add("anomaly", found=words)) and None)
     if stage.witness:
         witness = Witness(run)
         run.events.on("step_finished")(witness.see)
@@ -47,6 +51,17 @@ def attend(run: Any, stage: Stage) -> None:
     run.events.on("step_finished")(attendant.watch)
     if stage.kill is not None and stage.kill.run in ("", name):
         Killer(run, stage.kill, report).join()
+
+
+def replayed(run: Any, stage: Stage, loader: Any) -> Any:
+    """The data of a run that makes the step of a capsule again."""
+    report = Report(stage.report, stage.name(run.dir))
+    if loader is None:
+        report.add("replayed", batch="the same")
+        return None
+    from treadle.proof.replay import Replayed
+
+    return Replayed(loader, run, stage.capsule, report)
 
 
 class Report:
@@ -110,7 +125,7 @@ class Attendant:
     def _stop(self, run: Any) -> None:
         limit = self._stage.stop_after
         if limit is not None and run.progress.steps >= limit and not run.progress.finished:
-            run.stop(f"step {limit} of a directed run")
+            run._loop.stop("interrupted" if self._stage.interrupt else "stopped", f"step {limit} of a directed run")
 
 
 def stack() -> list[FrameType]:

@@ -82,10 +82,16 @@ def first_difference(one: str | Path, other: str | Path) -> Difference | None:
     return compare(one, other).difference
 
 
-def compare(one: str | Path, other: str | Path) -> Comparison:
-    """As `first_difference`, with what was compared."""
+def compare(one: str | Path, other: str | Path, until: int | None = None) -> Comparison:
+    """As `first_difference`, with what was compared.
+
+    Args:
+        one: a run folder.
+        other: another one.
+        until: the step after which rows of the journal do not count, where the first run did not come to its end.
+    """
     one, other, result = Path(one), Path(other), Comparison()
-    found = [_witness(one, other, result), _journal(one, other, result), _states(one, other, result)]
+    found = [_witness(one, other, result), _journal(one, other, result, until), _states(one, other, result)]
     found = [item for item in found if item is not None]
     # What shows first comes first; of one step, what the witness saw says more than a row, and a row more than the end.
     result.difference = min(found, key=lambda item: float("inf") if item.step is None else item.step) if found else None  # type: ignore[union-attr]
@@ -142,9 +148,9 @@ def _seen(folder: Path) -> dict[int, list[dict[str, Any]]]:
 # --- the journal ---
 
 
-def _journal(one: Path, other: Path, result: Comparison) -> Difference | None:
+def _journal(one: Path, other: Path, result: Comparison, until: int | None) -> Difference | None:
     try:
-        first, second = _rows(one), _rows(other)
+        first, second = ([row for row in _rows(folder) if until is None or row["step"] <= until] for folder in (one, other))
     except RunFolderError as error:
         return Difference("journal", None, "the journal", str(error), "")
     result.counts |= {"journal rows": 0, "journal values": 0}

@@ -60,10 +60,11 @@ class Program:
         command: the words of it.
         scratch: a folder for files that direct it.
         timeout_s: how long one process may take; None for ever.
+        cwd: where it is started; here unless told.
     """
 
-    def __init__(self, command: Sequence[str], scratch: Path, timeout_s: float | None = None) -> None:
-        self.command, self._scratch, self._timeout, self._number = list(command), scratch, timeout_s, 0
+    def __init__(self, command: Sequence[str], scratch: Path, timeout_s: float | None = None, cwd: Path | None = None) -> None:
+        self.command, self._scratch, self._timeout, self._cwd, self._number = list(command), scratch, timeout_s, cwd, 0
 
     def live(self, stage: Stage, variables: dict[str, str] | None = None) -> Life:
         """One process, from its start to its end, or to the end of its time.
@@ -84,7 +85,13 @@ class Program:
     def _run(self, output: Any, environment: dict[str, str]) -> int:
         try:
             process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                cwd=self._cwd,
             )
         except OSError as error:
             raise UsageError(f"cannot start {self.command[0]!r}: {error.strerror}") from None

@@ -81,6 +81,13 @@ def untracked(root: Path) -> list[str]:
     return [name for name in _names(git(root, "ls-files", "--others", "--exclude-standard", "-z")) if not name.endswith("/")]
 
 
+def beside(root: Path) -> list[str]:
+    """What stands in the working tree and in no commit, ignored or not; of a folder that holds nothing else, its name only."""
+    asked = ("ls-files", "--others", "--directory", "-z")
+    answers = [git(root, *asked, "--ignored", "--exclude-standard"), git(root, *asked, "--exclude-standard")]
+    return list(dict.fromkeys(name.rstrip("/") for answer in answers for name in _names(answer)))
+
+
 def tracked(root: Path, names: list[str]) -> set[str]:
     """Those of some files that git tracks."""
     return set(_names(git(root, "ls-files", "-z", "--", *(f":(literal){name}" for name in names)))) if names else set()
@@ -118,6 +125,18 @@ def has(root: Path, commit: str) -> bool:
     except GitError:
         return False
     return True
+
+
+def archived(root: Path, commit: str, largest: int) -> bytes:
+    """The files of a commit as a tar archive.
+
+    Raises:
+        GitError: the commit is not there, or its files are larger than `largest` bytes together.
+    """
+    sizes = [entry.split()[3] for entry in _names(git(root, "ls-tree", "-r", "-l", "-z", commit))]
+    if (size := sum(int(size) for size in sizes if size.isdigit())) > largest:
+        raise GitError(f"its files have {size:,} bytes")
+    return git(root, "archive", "--format=tar", commit)
 
 
 def check_out(root: Path, commit: str, place: Path) -> None:

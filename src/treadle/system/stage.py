@@ -65,6 +65,11 @@ class Stage:
     Args:
         folder: every run folder is placed below it.
         stop_after: steps after which each run is stopped and saved; None leaves its duration.
+        interrupt: whether such a stop is one after which the run would go on, as a signal's.
+        run_dir: the folder of the run, whatever it asks for; None leaves it to `place`.
+        replay: whether the run makes one step of a capsule again.
+        capsule: the capsule's folder, where it holds a batch.
+        anomaly: whether to find the module that first gives a value that is not finite.
         checkpoint_every: cadence of checkpoints; None leaves that of the config.
         workers: loading processes; None leaves them.
         kill: where it ends its own life.
@@ -75,6 +80,11 @@ class Stage:
 
     folder: str
     stop_after: int | None = None
+    interrupt: bool = False
+    run_dir: str | None = None
+    replay: bool = False
+    capsule: str = ""
+    anomaly: bool = False
     checkpoint_every: str | None = None
     workers: int | None = None
     kill: Kill | None = None
@@ -93,6 +103,8 @@ class Stage:
             >>> Stage("/tmp/proof").place("/data/results/{n}"), Stage("/tmp/proof").place("../a")
             ('/tmp/proof/data/results/{n}', '/tmp/proof/up/a')
         """
+        if self.run_dir is not None:
+            return self.run_dir
         asked = Path(run_dir)
         if asked.is_relative_to(self.folder):  # made from the folder of a run before it
             return run_dir
