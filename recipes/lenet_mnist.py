@@ -124,6 +124,7 @@ def experiment(config: LeNetConfig) -> treadle.Trainer:
         nn.CrossEntropyLoss(),
         train,
         valid=valid,
+        test=test_set(),  # not to train or choose by: only looked through for images that are in the training data, too
         optimizer=partial(torch.optim.AdamW, lr=config.peak_lr),
         schedules={"lr": treadle.schedules.one_cycle(config.peak_lr)},
         metrics={"accuracy": Accuracy()},

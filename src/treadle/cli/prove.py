@@ -63,8 +63,9 @@ def _command(options: argparse.Namespace) -> list[str] | None:
         given = "both" if options.target and options.command else "values without a file" if options.overrides or options.config else "neither"
         print(f"treadle prove: give a file with its values, or a command after --; got {given}\n  more: treadle prove --help", file=sys.stderr)
         return None
-    if options.command:
-        return list(options.command)
+    if options.command:  # the word python means the one that this command runs in
+        program, *arguments = options.command
+        return [sys.executable if program in ("python", "python3") else program, *arguments]
     file = options.target if Path(options.target).is_file() else options.target.rpartition(":")[0]
     if not Path(file).is_file():
         raise UsageError(f"there is no file {options.target!r}")

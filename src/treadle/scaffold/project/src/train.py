@@ -18,6 +18,7 @@ def experiment(config: ProjectConfig) -> treadle.Trainer:
         nn.CrossEntropyLoss(),
         dataset.train_set(),
         valid=dataset.valid_set(),
+        test=dataset.test_set(),  # only looked through for items that are in the training data, too
         optimizer=partial(getattr(torch.optim, config.optimizer), lr=config.lr, weight_decay=config.weight_decay),
         schedules={"lr": treadle.schedules.cosine(config.lr)},
         metrics={"accuracy": Accuracy()},
