@@ -124,6 +124,13 @@ class Search:
         for key, line in first.items():
             repeats = line.get("repeat_differs") or second.get(key, {}).get("repeat_differs")
             differs = key in second and second[key]["digest"] != line["digest"] and second[key].get("given") == line.get("given")
+            if repeats and line["what"] == "gradient":
+                return [
+                    Cause(
+                        "computed again from the same graph, its gradient has other bits: a backward that is not deterministic",
+                        line["where"], f"{switch}Use an operation with a deterministic backward",
+                    )
+                ]  # fmt: skip
             if repeats:
                 return [
                     Cause(

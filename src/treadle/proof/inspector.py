@@ -16,8 +16,8 @@ from treadle.proof.reach import snapshot
 from treadle.system.seed import get_rng_state, preserved_rng, set_rng_state
 from treadle.system.stage import Inspect
 
-REPEATS = 3
-"""How often a module is called again with the very same input."""
+REPEATS, BACKWARDS = 3, 8
+"""How often a module is called again with the very same input, and how often a gradient is computed again from the very same graph."""
 
 
 class Inspector:
@@ -100,6 +100,7 @@ class Trace:
             if parameter.requires_grad:
                 title = f"{type(self._model).__name__}.{path}"
                 parameter.register_post_accumulate_grad_hook(partial(self._gradient, title))  # type: ignore[no-untyped-call]
+        self._backward, self._run.step.backward = self._run.step.backward, self._backward_again
 
     @property
     def _looks(self) -> bool:
@@ -131,6 +132,23 @@ class Trace:
         finally:
             self._again = False
         return False
+
+    def _backward_again(self, loss: Any, count: Any = None) -> None:
+        """Whether gradients of the same graph have other bits each time: of those that do, the one nearest to the loss is where it begins."""
+        value = getattr(loss, "loss", loss)
+        if self._looks and isinstance(value, torch.Tensor) and value.requires_grad and value.numel() == 1:
+            named = [(path, parameter) for path, parameter in self._model.named_parameters() if parameter.requires_grad]
+            with preserved_rng():
+                computed = [self._gradients(value, [parameter for _, parameter in named]) for _ in range(BACKWARDS)]
+            differing = [path for place, (path, _) in enumerate(named) if len({digests[place] for digests in computed}) > 1]
+            if differing:
+                self._note(f"{type(self._model).__name__}.{differing[-1]}", "gradient", "", repeat_differs=True)
+        self._backward(loss, count)
+
+    @staticmethod
+    def _gradients(loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[str]:
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        return ["" if grad is None else digest_of(grad) for grad in found]
 
     def _gradient(self, title: str, parameter: torch.Tensor) -> None:
         if self._looks and parameter.grad is not None:
