@@ -177,7 +177,8 @@ def _same_class(here: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
     return "type" not in layer or "type" not in here or bool(plain(layer["type"]) == plain(here["type"]))
 
 
-def hints(cls: Any) -> dict[str, Any]:
+@cache
+def hints(cls: Any) -> Mapping[str, Any]:
     """The annotations of a dataclass's fields, resolved, in order; without those that its constructor does not take."""
     resolved = get_type_hints(cls, include_extras=True)
     return {f.name: resolved[f.name] for f in dataclasses.fields(cls) if f.init}
