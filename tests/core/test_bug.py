@@ -37,7 +37,7 @@ def test_without_a_run_folder_none_is_named():
 
 def test_frames_of_the_standard_library_below_ours_do_not_hide_it(tmp_path):
     (note,) = caught(lambda: RunFolder(tmp_path).write_record({"status": {1, 2}}))  # raised by the json module
-    assert note.startswith("raised inside Treadle (system/files.py, line ")
+    assert note.startswith("raised inside Treadle (system/seal.py, line ")
 
 
 MINE = {

@@ -43,12 +43,12 @@ class Witness:
 def train(folder: Path, *, background: bool = False) -> treadle.Result:
     """A run that saves every second step, keeps the last checkpoint and the best, and removes the others."""
     generator = torch.Generator().manual_seed(3)
-    inputs, labels = torch.randn(32, 4, generator=generator), torch.randint(0, 2, (32,), generator=generator)
+    inputs, labels = torch.randn(40, 4, generator=generator), torch.randint(0, 2, (40,), generator=generator)
     return treadle.train(
         lambda: nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.2), nn.Linear(3, 2)),
         nn.CrossEntropyLoss(),
-        (inputs, labels),
-        valid=(inputs[:8], labels[:8]),
+        (inputs[:32], labels[:32]),
+        valid=(inputs[32:], labels[32:]),
         metrics={"accuracy": Accuracy()},
         optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9),
         handlers=[Witness(folder)],

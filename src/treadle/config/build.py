@@ -179,8 +179,14 @@ def _same_class(here: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
 
 def hints(cls: Any) -> dict[str, Any]:
     """The annotations of a dataclass's fields, resolved, in order; without those that its constructor does not take."""
-    resolved = get_type_hints(cls, include_extras=True)
+    resolved = _annotations(cls)
     return {f.name: resolved[f.name] for f in dataclasses.fields(cls) if f.init}
+
+
+@cache
+def _annotations(cls: Any) -> dict[str, Any]:
+    """As `get_type_hints`, which compiles the text of every annotation, each time."""
+    return get_type_hints(cls, include_extras=True)
 
 
 def sections_of(hint: Any) -> list[type]:

@@ -76,6 +76,8 @@ def append_line(path: Path, text: str, sync: bool = True) -> None:
             os.fsync(handle)
     finally:
         os.close(handle)
+    if sync and not size:  # its name is new, too
+        fsync(path.parent)
 
 
 def make_folder(path: Path) -> None:
