@@ -278,7 +278,7 @@ class Run:
                 set_train_mode(item)
         self._loop.begin(loader, Duration.parse(total or self.config.duration), self._accept_changes)
         if not self._loop.over:
-            record.begin(self.progress.steps, self._loop.accepted)
+            record.begin(self.progress.steps, self._folder.fresh, self._loop.accepted)
             if record.sum is not None:
                 self._folder.files["provenance/record.json"] = record.sum
             self._loop.record()

@@ -101,17 +101,18 @@ class Record:
                 f"make it as it was, give another run_dir for a new run, or {ACCEPT} to go on"
             )
 
-    def begin(self, step: int, accepted: Sequence[str] = ()) -> None:
+    def begin(self, step: int, is_new: bool, accepted: Sequence[str] = ()) -> None:
         """Write what is not written yet, and a line of history.
 
         Args:
             step: optimizer steps that are done.
+            is_new: whether nothing of a run before it in this folder counts any more.
             accepted: further differences that somebody accepted.
         """
         if not self._facts:
             return
         try:
-            self._write(step)
+            self._write(step, is_new)
             changes = {"accepted": [*self._found.changing, *accepted], "different": self._found.other}
             self._add("started", step, command=self._facts["command"], **{name: lines for name, lines in changes.items() if lines})
             self._began = True
@@ -136,10 +137,9 @@ class Record:
             with suppress(OSError):  # it is the disk that ended it, then
                 self._add("ended", step, status=status)
 
-    def _write(self, step: int) -> None:
+    def _write(self, step: int, is_new: bool) -> None:
         make_folder(self._folder)
-        if step == 0 and not self._found.changing:  # nothing of what may be there was made by another start
-            self._known = False
+        if is_new:
             (self._folder / "history.jsonl").unlink(missing_ok=True)
         if self._known and not self._found.changing:
             return
