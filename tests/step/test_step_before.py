@@ -43,6 +43,8 @@ def spoil(model):
     """A forward pass, in which everything becomes what is not finite."""
     with torch.no_grad():
         model(torch.full((4, 4), float("nan")))
+        for buffer in model.buffers():
+            buffer.fill_(-1 if buffer.dtype == torch.int64 else float("nan"))
 
 
 @pytest.mark.parametrize("good", [0, 1, 2, 3, 4, 5, 6, 7, 12])
@@ -57,7 +59,7 @@ def test_buffers_are_put_back_at_any_step(model, good):
     found.mark()
     expected = content(model)
     spoil(model)
-    assert good > 2 or not equal(content(model), expected)  # a spectral norm is found after a few
+    assert not equal(content(model), expected)
     found.put_back()
     assert equal(content(model), expected)
     assert found.doubtful_buffers() == []

@@ -315,4 +315,4 @@ def _stop(what: str) -> NoReturn:
 
 
 def _short(ids: Any) -> str:
-    return "unknown" if ids is None else f"{ids[:8].tolist()}{'...' if len(ids) > 8 else ''}"
+    return "unknown" if ids is None else f"[{', '.join(map(str, ids[:8].tolist()))}{', ...' if len(ids) > 8 else ''}]"
