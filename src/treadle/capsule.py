@@ -9,34 +9,29 @@ It is read as checkpoints are: verified, and without running any code. `treadle 
 
 from __future__ import annotations
 
+import shlex
+import shutil
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from treadle.checkpoint.save import write_checkpoint
-from treadle.checkpoint.tracked import Tracked
+from treadle.checkpoint.tracked import BATCH, Tracked
 from treadle.checkpoint.tree import encode
 from treadle.config.schema import Config
 from treadle.core.errors import CheckpointError, NonFiniteLoss, TreadleError
 from treadle.core.structure import describe
 from treadle.step.before import Before
-from treadle.step.gradients import non_finite
+from treadle.step.gradients import Finiteness
 from treadle.step.step import Step
 from treadle.system.files import discard
 
-BATCH = "batch"
 _KEPT = 3
 """How many capsules of a run stay: the newest."""
-
-
-def is_of_the_step(error: BaseException) -> bool:
-    """Whether an error may come from what a step computes, so that the step is worth keeping."""
-    return isinstance(error, Exception) and (isinstance(error, NonFiniteLoss) or not isinstance(error, TreadleError))
 
 
 def write_capsule(
@@ -95,12 +90,13 @@ class Failures:
     def __init__(self, run: Any, folder: Path, config: Config, tracked: Tracked, states: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._run, self._folder, self._config, self._tracked, self._states = run, folder, config, tracked, states
         self._before = Before()
+        self._refused: NonFiniteLoss | None = None
         self.skipped = 0
         """Updates that were left out."""
 
     def begin(self) -> None:
         """The run begins, with everything that it tracks."""
-        self._before.watch(self._tracked.models().items())
+        self._before.watch(self._tracked.models().items(), {name: own.state_dict for name, own in self._tracked.generators().items()})
 
     def mark(self) -> None:
         """A step begins."""
@@ -116,49 +112,59 @@ class Failures:
         Raises:
             NonFiniteLoss: it does not, or this was one too many.
         """
-        error, limit = NonFiniteLoss(what), self._config.non_finite_limit
-        if self._config.non_finite == "stop":
-            raise error
+        limit, left_out = self._config.non_finite_limit, self.skipped
+        if self._config.non_finite == "stop" or left_out >= limit:
+            more = "" if self._config.non_finite == "stop" else f"; {left_out} updates were left out before it, and non_finite_limit is {limit}"
+            self._refused = NonFiniteLoss(what + more)
+            raise self._refused
+        kept = self._keep(NonFiniteLoss(what))
         self.skipped += 1
-        if self.skipped > limit:
-            error.add_note(f"{limit} updates were left out before, and non_finite_limit is {limit}")
-            raise error
-        self.keep(error)
         self._run.log({"train/skipped_updates": self.skipped})
-        self._run.say(f"warning: {what}. The update is left out, {self.skipped} of at most {limit} so far; {error.__notes__[0]}")
+        self._run.say(f"warning: {what}. This update is left out, {self.skipped} of at most {limit} so far; {kept}")
 
     def failed(self, error: BaseException) -> None:
-        """The body of a step raised: keep the step, where it is worth it. At the very first step, starting again does the same."""
-        if is_of_the_step(error) and (self._run.progress.steps or isinstance(error, NonFiniteLoss)):
-            self.keep(error)
+        """The body of a step raised: keep the step, where it is worth it, and say so in a note; nothing takes the error's place.
 
-    def keep(self, error: BaseException) -> None:
-        """Write a capsule, and tell where it is in a note on the error; nothing takes that error's place."""
+        A wrong use of Treadle is no failure of the step, nor is a loss of an earlier one that is seen now. At the very first
+        step, starting again does the same.
+        """
+        is_of_the_step = isinstance(error, Exception) and not isinstance(error, TreadleError) and self._run.progress.steps > 0
+        if is_of_the_step or error is self._refused:
+            note = self._keep(error)
+            with suppress(Exception):  # an exception can be one that takes no notes
+                error.add_note(note)
+
+    def _keep(self, error: BaseException) -> str:
+        """Write a capsule, and say where it is, or why there is none."""
         try:
             place = self._write(error)
-            error.add_note(f"the step is kept in {place}; to make it again: treadle replay {place}")
+            return f"the step is kept in {place}; to make it again: treadle replay {shlex.quote(str(place))}"
         except Exception as second:
-            error.add_note(f"the step could not be kept for treadle replay: {type(second).__name__}: {second}")
+            return f"the step could not be kept for treadle replay: {type(second).__name__}: {second}"
 
     def _write(self, error: BaseException) -> Path:
-        self._before.put_back()
-        rng, doubtful = self._before.generators()
-        facts = {"doubtful": doubtful, "epoch": self._run.progress.epoch}
-        return write_capsule(self._folder, self._run.step, self._states(rng), self._tracked.models(), error, **facts)
+        before = self._before
+        facts = {"doubtful": before.doubtful_generators(), "doubtful_buffers": before.doubtful_buffers(), "epoch": self._run.progress.epoch}
+        before.put_back()  # what the rest of the body does to them is taken back at its end
+        states = {**self._states(before.generators()), **before.own_generators()}
+        return write_capsule(self._folder, self._run.step, states, self._tracked.models(), error, **facts)
 
 
 def _wrong_gradients(models: Mapping[str, nn.Module]) -> list[str]:
     """Parameters whose gradient is not finite, by name."""
-    with torch.no_grad():
-        return [
-            f"{name}.{key}"
-            for name, model in models.items()
-            for key, parameter in model.named_parameters()
-            if parameter.grad is not None and bool(non_finite([parameter.grad]))
-        ]
+    finiteness = Finiteness()
+    return [
+        f"{name}.{key}"
+        for name, model in models.items()
+        for key, parameter in model.named_parameters()
+        if parameter.grad is not None and not finiteness.holds([parameter.grad])
+    ]
 
 
 def _clean(parent: Path) -> None:
-    for old in sorted(parent.glob("step-*"), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
-        with suppress(OSError):
+    """Leave the newest ones, and nothing of those that were never finished or half removed."""
+    with suppress(OSError):
+        for remains in [*parent.glob(".step-*.tmp"), *parent.glob(".step-*.old")]:
+            shutil.rmtree(remains, ignore_errors=True)
+        for old in sorted(parent.glob("step-*"), key=lambda path: path.stat().st_mtime_ns)[:-_KEPT]:
             discard(old)

@@ -151,14 +151,14 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
+            if error is not None:
+                add_report_note(error, self.dir)  # before it has any other note
             if self._loop.begun and error is None:
                 self._loop.leave()
             elif self._loop.begun and error is not None:
                 self._loop.fail(error)
             if self._record is not None:
                 self._record.end(self._loop.status, self.progress.steps)
-            if error is not None:
-                add_report_note(error, self.dir)
         finally:
             with ExitStack() as ending:  # each of these, whatever comes of the others; the last one first
                 for close in (self._folder.close, self._stack.close, self._log.close, self._loop.close):

@@ -202,7 +202,7 @@ class Trainer:
         for batch in step:
             outcome = as_outcome(self.objective(model, batch, **self._keywords(step)), batch)
             step.backward(outcome)
-            if self._train_metrics:
+            if self._train_metrics and not step.refused:
                 feed(self._train_metrics, outcome)
         step.update(optimizer, clip=self.config.clip)
 

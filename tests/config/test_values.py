@@ -67,6 +67,8 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "seed": [(-1, "greater than or equal to 0"), (True, "int"), (0.5, "integer"), ("x", "integer")],
     "drop_last": FLAG,
     "clip": [(0, "greater than 0"), (-0.5, "greater than 0"), (float("nan"), "greater than 0"), ("big", "number"), (True, "float|number")],
+    "non_finite": choice("stop", "skip"),
+    "non_finite_limit": [*COUNT, (None, "integer")],
     "time_limit": TIMES,
     "machine.device": [*TEXT, (None, "string")],
     "machine.workers": [(-1, "greater than or equal to 0.*'auto'"), ("many", "integer.*'auto'"), (1.5, "integer.*'auto'"), (True, "int.*'auto'")],

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from treadle.checkpoint.generators import with_state
+from treadle.checkpoint.generators import OwnGenerator, with_state
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
 from treadle.system.transfer import to_host
@@ -20,6 +20,8 @@ from treadle.system.transfer import to_host
 RUN = "run"
 """The run's own state goes under this name."""
 SCALER = "scaler"
+BATCH = "batch"
+"""What a capsule holds beside the state of a run."""
 _LONGEST_NAME = 200
 Settings = dict[str, dict[str, Any]]
 """Plain values by key, by group."""
@@ -55,7 +57,7 @@ class Tracked:
         why = ""
         if lacking:
             why = f"it has no {lacking[0]}()"
-        elif name in self._objects or name == RUN:
+        elif name in self._objects or name in (RUN, BATCH):
             why = "the name is taken"
         elif "/" in name or name.startswith(".") or not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME:
             why = "its state becomes a file of this name"
@@ -81,6 +83,10 @@ class Tracked:
     def models(self) -> dict[str, nn.Module]:
         """Those that are modules, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, nn.Module)}
+
+    def generators(self) -> dict[str, OwnGenerator]:
+        """Those that are random generators, by name."""
+        return {name: item for name, item in self._objects.items() if isinstance(item, OwnGenerator)}
 
     def check_finite(self, step: int, last: Path | None) -> None:
         """Raise where weights are not finite: a checkpoint of them would only take the place of a good one.

@@ -57,8 +57,10 @@ class Means:
             self.fetch()
 
     def doubt(self, step: int, flag: torch.Tensor) -> None:
-        """Remember a flag that says whether a step's gradient was not finite, until the next fetch."""
-        self._doubts.append((step, flag.detach().clone()))
+        """Remember a flag that says whether a step's gradient was not finite, until the next fetch; nobody may change it."""
+        self._doubts.append((step, flag))
+        if len(self._doubts) >= _KEPT:
+            self.fetch()
 
     def fetch(self) -> None:
         """Bring what waits on the device to the host, in one copy.
@@ -105,7 +107,7 @@ class Means:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self._waiting = []
+        self._waiting, self._doubts = [], []
         self._window, self._epoch = dict(state["window"]), dict(state["epoch"])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
-from treadle.step.gradients import clip_gradients, non_finite, norm_of, scale_gradients
+from treadle.step.gradients import Finiteness, clip_gradients, norm_of, scale_gradients
 from treadle.step.objective import Count, Outcome
 from treadle.system.precision import Precision
 
@@ -67,6 +67,8 @@ class Step:
         self._logged: set[int] = set()  # parts whose count the mean loss has taken in
         self._explicit = False  # whether an objective named its own counts
         self._refused = False  # whether something in it was not finite, so that it moves nothing
+        self._left_out = False  # whether that was so in any window of the step
+        self._finiteness = Finiteness()
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
 
@@ -88,7 +90,7 @@ class Step:
         self._parts, self._counts = batch.parts, batch.counts
         self.samples, self._part, self.updates = sum(batch.counts), 0, 0
         self._logged.clear()
-        self._grads, self._norm = [], None
+        self._grads, self._norm, self._left_out = [], None, False
         self._open_window()
 
     def __iter__(self) -> Iterator[Any]:
@@ -112,11 +114,10 @@ class Step:
             ObjectiveError: the loss is not one number, or has no gradient.
             NonFiniteLoss: it is NaN or infinite. On the CPU at once; on an accelerator when values are next fetched.
         """
+        logs: Mapping[str, Any] = {}
         if isinstance(loss, Outcome):
-            outcome, loss = loss, loss.loss
-            count = outcome.count if count is None else count
-            for name, value in outcome.logs.items():
-                self._record(name, value, self._default(count))
+            logs, given, loss = loss.logs, loss.count, loss.loss
+            count = given if count is None else count
         explicit, count = count is not None, self._default(count)
         if self._updated:
             self._open_window()
@@ -129,8 +130,8 @@ class Step:
                 f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
                 f"requires_grad={loss.requires_grad}"
             )
-        value = loss.detach()
-        if value.device.type == "cpu" or self._ask:
+        value: Any = loss.detach()
+        if self._asks(value.device):
             value = value.item()
             if isinstance(count, torch.Tensor):
                 count = count.item()
@@ -140,6 +141,8 @@ class Step:
                 return
             if not math.isfinite(value):
                 return self._refuse_window(f"the loss is {value}")
+        for name, number in logs.items():
+            self._record(name, number, count)
         self._record("loss", value, count, counted=self._part not in self._logged)
         self._logged.add(self._part)
         self._seen[self._part] = count
@@ -181,19 +184,26 @@ class Step:
             total = sum(self._seen.values())
             if isinstance(total, torch.Tensor) or total not in (0, self.samples):
                 scale_gradients(self._grads, self.samples / total)
-        self._norm = self._measured(optimizer, params, clip)
+        self._norm = norm_of(self._grads) if clip is not None or self._writes(optimizer) else None
+        flag = None
+        if self.scaler is None:  # which leaves out by itself what is not finite, and scales less
+            if not self._asks(self._grads[0].device):
+                flag = self._flag(clip)
+            elif wrong := self._wrong(clip):
+                self._refuse_window(wrong)
+                return self._leave_out(optimizer)
+        if clip is not None:
+            clip_gradients(params, self._norm, clip)  # type: ignore[arg-type]
         for name, value in self.values.items():
             for group in optimizer.param_groups:
                 if name in group:
                     group[name] = value
-        if self.scaler is not None:  # it leaves out what is not finite, and scales less
+        if self.scaler is not None:
             self.scaler.step(optimizer)
+        elif flag is None:
+            optimizer.step()
         else:
-            flag = non_finite(self._grads) if clip is None else self._norm.isfinite().logical_not().float()  # type: ignore[union-attr]
-            if not self._is_finite(flag):
-                self._refuse_window("the gradient is not finite")
-                return self._leave_out(optimizer)
-            self._move(optimizer, flag)
+            self._step_unless(optimizer, flag)
         optimizer.zero_grad(set_to_none=True)
         self._updated = True
         self.updates += 1
@@ -207,15 +217,23 @@ class Step:
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)
 
-    def _is_finite(self, flag: torch.Tensor) -> bool:
-        """Whether a flag says that all is finite. Where asking makes the host wait for the device, only if the run wants to know at once."""
-        return not (self._ask or flag.device.type == "cpu") or not flag.item()
+    def _asks(self, device: torch.device) -> bool:
+        """Whether to ask at once if a value is finite: where it costs no wait for an accelerator, or where the run wants to know."""
+        return device.type == "cpu" or self._ask
 
-    def _move(self, optimizer: Optimizer, flag: torch.Tensor) -> None:
-        """Step; on a device, an optimizer that can looks at the flag itself, so that a gradient that is not finite moves nothing."""
-        if flag.device.type == "cpu" or self._ask:
-            optimizer.step()
-            return
+    def _wrong(self, clip: float | None) -> str:
+        """What about the gradient is not finite; empty where all is. To clip, its norm has to be, too."""
+        if clip is None:
+            return "" if self._finiteness.holds(self._grads) else "the gradient is not finite"
+        norm = self._norm.item()  # type: ignore[union-attr]
+        return "" if math.isfinite(norm) else f"the norm of the gradient is {norm}"
+
+    def _flag(self, clip: float | None) -> torch.Tensor:
+        """The same, as a number that stays on the device: 1.0 where something is not finite."""
+        return self._finiteness.flag(self._grads if clip is None else [self._norm])  # type: ignore[list-item]
+
+    def _step_unless(self, optimizer: Optimizer, flag: torch.Tensor) -> None:
+        """Step where a flag is 0.0: an optimizer that can, a fused one, looks at it on the device. The host is told at the next fetch."""
         if self._doubt is not None:
             self._doubt(self.number, flag)
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -229,8 +247,9 @@ class Step:
 
     def _refuse_window(self, what: str) -> None:
         """Something is not finite: stop, or go on without this update."""
-        self._refused = True
-        self._refuse(f"{what} at step {self.number}; nothing was updated in this step. Its samples, by their index in the data: {_short(self.ids)}")
+        self._refused = self._left_out = True
+        moved = f"{self.updates} other update(s) of this step were made before" if self.updates else "nothing was updated in this step"
+        self._refuse(f"{what} at step {self.number}; {moved}. Its samples, by their index in the data: {_short(self.ids)}")
 
     def _leave_out(self, optimizer: Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -248,8 +267,8 @@ class Step:
 
     @property
     def refused(self) -> bool:
-        """Whether an update was left out, because something was not finite."""
-        return self._refused
+        """Whether an update of this step was left out, because something was not finite."""
+        return self._left_out
 
     def _check_nothing_counted(self) -> None:
         if self._seen and all(not isinstance(count, torch.Tensor) and count == 0 for count in self._seen.values()):
@@ -270,12 +289,9 @@ class Step:
             self.scaler.update()
             self._scaled = False
 
-    def _measured(self, optimizer: Optimizer, params: list[torch.nn.Parameter], clip: float | None) -> torch.Tensor | None:
-        """The norm where it is needed now: to clip, or because the optimizer is going to write into the gradients."""
-        if clip is not None:
-            return clip_gradients(params, self._grads, clip)
-        writes = any(group.get("nesterov") or (group.get("fused") and self.scaler is not None) for group in optimizer.param_groups)
-        return norm_of(self._grads) if writes else None
+    def _writes(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is going to write into the gradients, so that they are measured now."""
+        return any(group.get("nesterov") or (group.get("fused") and self.scaler is not None) for group in optimizer.param_groups)
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -299,4 +315,4 @@ def _stop(what: str) -> NoReturn:
 
 
 def _short(ids: Any) -> str:
-    return "unknown" if ids is None else f"{ids[:8].tolist()}{'...' if len(ids) > 8 else ''}"
+    return "unknown" if ids is None else f"[{', '.join(map(str, ids[:8].tolist()))}{', ...' if len(ids) > 8 else ''}]"
