@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -242,8 +242,8 @@ def test_help_lists_every_key_with_what_it_may_be_its_default_and_its_meaning(ca
     assert keys["machine.device"] == "text   (default auto)"
     saved = treadle.load_config(MyConfig)
     sections = ("machine", "data", "evaluate", "checkpoint", "log", "model")
-    expected = {name for name in vars(saved) if name not in sections}
-    expected |= {f"{section}.{name}" for section in sections for name in vars(getattr(saved, section))}
+    expected = {entry.name for entry in fields(saved) if entry.name not in sections}
+    expected |= {f"{section}.{entry.name}" for section in sections for entry in fields(getattr(saved, section))}
     assert set(keys) == expected
 
 

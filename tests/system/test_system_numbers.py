@@ -14,7 +14,7 @@ from torch import nn
 
 import treadle
 from treadle.config.schema import run_config
-from treadle.core.errors import ConfigError, RunLocked
+from treadle.core.errors import ConfigError, RunChanged, RunLocked
 from treadle.system import folder as folders
 from treadle.system.numbers import numbered
 
@@ -26,12 +26,12 @@ def config(run_dir="results/{n}", kind=treadle.Config, **given):
     return kind(run_dir=run_dir, duration="4 steps", batch_size=4, checkpoint=treadle.CheckpointConfig(every="1 step"), **given)
 
 
-def train(settings, fail_at=None, inputs=3):
+def train(settings, fail_at=None, inputs=3, **given):
     """A run of four steps, or one that falls over in a step."""
     data = torch.zeros(24, inputs), torch.zeros(24, 1)
     trainer = treadle.Trainer(lambda: nn.Linear(3, 1), nn.MSELoss(), data, optimizer=SGD, config=settings)
     if fail_at is None:
-        return trainer.fit()
+        return trainer.fit(**given)
 
     @trainer.on("step_finished", every=f"{fail_at} steps")
     def fall_over(run):
@@ -121,16 +121,19 @@ def test_another_code_is_another_run_and_the_unfinished_one_is_named(own_module,
     own_module.write_text("WIDTH = 4\n")
     capsys.readouterr()
     assert str(train(config()).run_dir) == "results/002"
-    assert "results/001 is unfinished, with this config and other code: run_dir=results/001 would go on there\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "results/001 is unfinished, with this config and other code: run_dir=results/001 --accept-changes goes on there\n" in out
     own_module.write_text("WIDTH = 3\n")
     assert str(train(config()).run_dir) == "results/001"
     assert "is unfinished" not in capsys.readouterr().out
 
 
-def test_the_run_that_is_named_goes_on_where_it_is_asked_for(own_module):
+def test_the_run_that_is_named_goes_on_where_it_is_asked_for_and_the_other_code_is_accepted(own_module):
     train(config(), fail_at=3)
     own_module.write_text("WIDTH = 4\n")
-    result = train(config("results/001"))
+    with pytest.raises(RunChanged, match=r"code, own_code_of_this_test.py: \w+ -> \w+"):
+        train(config("results/001"))
+    result = train(config("results/001"), accept_changes=True)
     assert (str(result.run_dir), result.steps, runs()) == ("results/001", 4, ["001"])
 
 

@@ -39,7 +39,8 @@ def numbered(config: T) -> tuple[T, list[str]]:
     folders = {name: RunFolder(name) for _, name in numbers if Path(name).is_dir()}
     unfinished = [name for name, folder in folders.items() if folder.is_unfinished(config)]
     same = [name for name in unfinished if folders[name].has_same_code()]
-    notes = [f"{name} is unfinished, with this config and other code: run_dir={name} would go on there" for name in unfinished[:1] if not same]
+    other = unfinished[:1] if not same else []
+    notes = [f"{name} is unfinished, with this config and other code: run_dir={name} --accept-changes goes on there" for name in other]
     following = numbers[0][0] + 1 if numbers else 1
     free = (name for name, folder in folders.items() if folder.is_free())
     chosen = same[0] if same else next(free, f"{before}{following:03d}{after}")
