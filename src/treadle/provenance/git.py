@@ -6,40 +6,60 @@ settings for diffs.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-SECONDS = 20
+SECONDS = 10
 """After this time a question is given up."""
-_ARGUMENTS = ("-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "core.quotePath=false", "-c", "diff.noprefix=false")
-_DIFF = ("--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--ignore-submodules=all")
-_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
-_OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_EXTERNAL_DIFF")
-"""Variables that would point to another repository, where a hook of git's started the program."""
+_ARGUMENTS = (
+    "-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}", "-c", "core.quotePath=false", "-c", "diff.noprefix=false",
+    "-c", "diff.mnemonicPrefix=false",
+)  # fmt: skip
+_DIFF = ("--binary", "--full-index", "--no-ext-diff", "--no-textconv", "--no-color", "--no-renames", "--ignore-submodules=all", "-U3")
+_ORDER = f"-O{os.devnull}"
+_QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
+_KEPT = ("GIT_CONFIG", "GIT_EXEC_PATH")
+"""What is left of git's variables: others would point to another repository, where a hook of git's started the program, or bend the questions."""
 _PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
+_LONG = 600.0
+"""The same for what writes a working tree."""
+_AT_ONCE = 400
+"""Names in one question: a command line has an end."""
 
 
 class GitError(Exception):
     """Git is not there, or says no; the message is its own."""
 
 
-def git(root: Path, *words: str, input: bytes | None = None) -> bytes:
+class GitSilent(GitError):
+    """Git does not answer: nothing more is to be asked."""
+
+
+def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0) -> bytes:
     """What git answers in a folder.
+
+    Args:
+        root: the folder.
+        words: the question.
+        input: what it reads.
+        seconds: how long it may take; `SECONDS` where nothing is said.
 
     Raises:
         GitError: it is not installed, gives an error, or takes too long.
     """
-    own = {name: value for name, value in os.environ.items() if name not in _OF_A_HOOK}
+    own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith(_KEPT)}
     try:
         done = subprocess.run(
-            ["git", *_ARGUMENTS, "-C", str(root), *words], input=input, capture_output=True, env=own | _QUIET, timeout=SECONDS, check=False,
+            ["git", *_ARGUMENTS, "-C", str(root), *words], input=input, capture_output=True, env=own | _QUIET, timeout=seconds or SECONDS, check=False,
             stdin=subprocess.DEVNULL if input is None else None,
         )  # fmt: skip
     except FileNotFoundError:
         raise GitError("git is not installed") from None
     except subprocess.TimeoutExpired:
-        raise GitError(f"git {words[0]} took more than {SECONDS} s") from None
+        raise GitSilent(f"git took more than {seconds or SECONDS} s") from None
     except (OSError, ValueError) as error:
         raise GitError(str(error)) from None
     if done.returncode:
@@ -49,21 +69,28 @@ def git(root: Path, *words: str, input: bytes | None = None) -> bytes:
 
 def root_of(folder: Path) -> Path | None:
     """The working tree that a folder is in; None where it is in none. Asks no program."""
-    return next((place for place in (folder, *folder.parents) if (place / ".git").exists()), None)
+    return next((place for place in (folder, *folder.parents) if os.path.exists(place / ".git")), None)
 
 
-def commit_of(root: Path) -> str:
-    """The commit that is checked out, 40 hexadecimal digits.
+def commit_of(root: Path) -> str | None:
+    """The commit that is checked out, 40 hexadecimal digits (64 in a repository of SHA-256); None where there is none yet.
 
     Raises:
-        GitError: there is none yet, or git will not say.
+        GitError: git will not say; `.git` is no repository, say.
     """
-    return git(root, "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
+    try:  # named, so that git does not look for another one further up
+        return git(root, "--git-dir=.git", "rev-parse", "--verify", "HEAD^{commit}").decode().strip()
+    except GitSilent:
+        raise
+    except GitError:
+        if branch_of(root) is None or _maybe(root, "--git-dir=.git", "rev-parse", "--verify", "HEAD") is not None:
+            raise
+        return None
 
 
 def branch_of(root: Path) -> str | None:
     """The branch that is checked out; None where HEAD is detached."""
-    return _maybe(root, "symbolic-ref", "--short", "-q", "HEAD")
+    return _maybe(root, "--git-dir=.git", "symbolic-ref", "--short", "-q", "HEAD")
 
 
 def remote_of(root: Path) -> str | None:
@@ -71,14 +98,26 @@ def remote_of(root: Path) -> str | None:
     return _maybe(root, "config", "--get", "remote.origin.url")
 
 
-def changed(root: Path) -> list[str]:
-    """Tracked files that differ from the commit, staged or not, by their path in the repository."""
-    return _names(git(root, "diff", "HEAD", "--name-only", "-z", "--no-ext-diff", "--no-renames", "--ignore-submodules=all"))
+def changed(root: Path) -> dict[str, int]:
+    """Tracked files that differ from the commit, staged or not, by their path in the repository, with the bytes that the commit has of each."""
+    question = ("diff", "HEAD", "--raw", "--no-abbrev", "-z", "--no-ext-diff", "--no-renames", "--ignore-submodules=all", _ORDER)
+    answer = _names(git(root, *_unfiltered(root), *question))
+    before = {name: facts.split()[2] for facts, name in zip(answer[::2], answer[1::2], strict=False)}
+    known = [blob for blob in before.values() if blob.strip("0")]
+    sizes = git(root, "cat-file", "--batch-check=%(objectsize)", input="\n".join(known).encode()).split(b"\n") if known else []
+    size_of = {blob: int(size) for blob, size in zip(known, sizes, strict=False) if size.isdigit()}
+    return {name: size_of.get(blob, 0) for name, blob in before.items()}
 
 
-def untracked(root: Path) -> list[str]:
-    """Files that git neither tracks nor ignores; whole repositories among them are left out."""
-    return [name for name in _names(git(root, "ls-files", "--others", "--exclude-standard", "-z")) if not name.endswith("/")]
+def untracked(root: Path, staged: bool = False) -> list[str]:
+    """Files that git neither tracks nor ignores; whole repositories among them are left out.
+
+    Args:
+        root: the working tree.
+        staged: those in the index as well.
+    """
+    which = ("--others", "--cached") if staged else ("--others",)
+    return [name for name in _names(git(root, "ls-files", *which, "--exclude-standard", "-z")) if not name.endswith("/")]
 
 
 def beside(root: Path) -> list[str]:
@@ -88,21 +127,37 @@ def beside(root: Path) -> list[str]:
     return list(dict.fromkeys(name.rstrip("/") for answer in answers for name in _names(answer)))
 
 
-def tracked(root: Path, names: list[str]) -> set[str]:
-    """Those of some files that git tracks."""
-    return set(_names(git(root, "ls-files", "-z", "--", *(f":(literal){name}" for name in names)))) if names else set()
+def tracked(root: Path, names: list[str]) -> dict[str, str]:
+    """Those of some files that git tracks, with the digest of the content that is in the index."""
+    found: dict[str, str] = {}
+    for some in _in_parts(names):
+        for line in _names(git(root, "ls-files", "--stage", "-z", "--", *(f":(top,literal){name}" for name in some))):
+            facts, _, name = line.partition("\t")
+            found[name] = facts.split()[1]
+    return found
+
+
+def blob(content: bytes, like: str) -> str:
+    """The digest that git gives to a content.
+
+    Args:
+        content: of a file.
+        like: a digest of the same repository.
+    """
+    kind = hashlib.sha256 if len(like) == 64 else hashlib.sha1
+    return kind(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def filtered(root: Path, names: list[str]) -> set[str]:
     """Those of some files whose content git keeps elsewhere or otherwise: git-lfs, git-crypt."""
-    answer = _names(git(root, "check-attr", "-z", "--stdin", "filter", input="\0".join(names).encode(errors="surrogateescape"))) if names else []
+    answer = _names(git(root, "check-attr", "-z", "--stdin", "filter", input=b"\0".join(map(os.fsencode, names)))) if names else []
     return {name for name, value in zip(answer[::3], answer[2::3], strict=False) if value not in ("unspecified", "unset", "")}
 
 
 def patch(root: Path, names: list[str]) -> bytes:
     """The difference between the commit and the working tree for some files, as `apply` takes it."""
-    listed = [f":(top,literal){name}" for name in names]
-    return git(root, "diff", "HEAD", *_DIFF, *_PREFIXES, "--", *listed) if names else b""
+    words = (*_unfiltered(root), "diff", "HEAD", *_DIFF, *_PREFIXES, _ORDER, "--") if names else ()
+    return b"".join(git(root, *words, *(f":(top,literal){name}" for name in some)) for some in _in_parts(names))
 
 
 def submodules(root: Path) -> list[Path]:
@@ -111,8 +166,19 @@ def submodules(root: Path) -> list[Path]:
         return []
     answer = _maybe(root, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"^submodule\..*\.path$") or ""
     paths = [root / entry.partition("\n")[2] for entry in answer.split("\0") if "\n" in entry]
-    found = [path for path in paths if (path / ".git").exists()]
+    found = [path for path in paths if os.path.exists(path / ".git")]
     return [place for path in found for place in (path, *submodules(path))]
+
+
+def _unfiltered(root: Path) -> list[str]:
+    """Arguments by which no filter is run: one may be missing, take its time, and write into the repository."""
+    names = (_maybe(root, "config", "-z", "--name-only", "--get-regexp", r"^filter\..*\.(clean|process|required)$") or "").split("\0")
+    drivers = dict.fromkeys(name.rpartition(".")[0] for name in names if name)
+    return [word for driver in drivers for end in ("clean=", "process=", "required=false") for word in ("-c", f"{driver}.{end}")]
+
+
+def _in_parts(names: list[str]) -> Iterator[list[str]]:
+    return (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
 
 
 # --- for a place of our own ---
@@ -145,7 +211,7 @@ def check_out(root: Path, commit: str, place: Path) -> None:
     Raises:
         GitError: the commit is not there, or cannot be checked out.
     """
-    git(root, "worktree", "add", "--quiet", "--detach", "--force", str(place), commit)
+    git(root, "worktree", "add", "--quiet", "--detach", "--force", str(place), commit, seconds=_LONG)
 
 
 def give_up(root: Path, place: Path) -> None:
@@ -163,7 +229,7 @@ def apply(place: Path, patch: Path) -> None:
     Raises:
         GitError: it does not fit.
     """
-    git(place, "apply", "--binary", "--whitespace=nowarn", str(patch))
+    git(place, "apply", "--binary", "--whitespace=nowarn", str(patch), seconds=_LONG)
 
 
 def _names(answer: bytes) -> list[str]:
@@ -173,5 +239,7 @@ def _names(answer: bytes) -> list[str]:
 def _maybe(root: Path, *words: str) -> str | None:
     try:
         return os.fsdecode(git(root, *words)).rstrip("\n") or None
+    except GitSilent:
+        raise
     except GitError:
         return None

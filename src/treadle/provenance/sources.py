@@ -10,20 +10,22 @@ import ast
 import hashlib
 import os
 import re
+import stat
 import sys
+import warnings
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from treadle.provenance import git
-from treadle.provenance.secrets import holds_secret, without_login
+from treadle.provenance.secrets import holds_secret, is_secret_file, without_login
 from treadle.system.code import is_own, own_sources
 
-LARGEST_FILE, LARGEST_COPY, MOST_FILES = 10 * 2**20, 50 * 2**20, 2000
+LARGEST_FILE, LARGEST_COPY, MOST_FILES = 10 * 2**20, 50 * 2**20, 500
 """Bytes of one file, bytes of a repository's files together, and their number: what is over is listed and not kept."""
 _SOURCES = re.compile(
     r".*\.(py[ix]?|ipynb|cc?|cpp|cuh?|h|hpp|rs|jl|r|sh|slurm|sbatch|ya?ml|toml|jsonc?|cfg|ini|conf|gin|jinja|j2|txt|md|rst|csv|tsv|sql|proto|lock)"
@@ -47,22 +49,24 @@ def own_code(run_folder: Path) -> Kept:
     Args:
         run_folder: the run's own folder; it is no source.
     """
-    files = own_sources()
-    return _own_code(tuple(files), tuple(_stamp(file) for file in files), Path.cwd(), run_folder)
+    files = dict.fromkeys(file.parent.resolve() / file.name for file in own_sources())  # one address for what links lead to
+    return _own_code(tuple(files), tuple(map(_stamp, files)), _here(), run_folder.resolve())
 
 
-@cache
-def _own_code(files: tuple[Path, ...], stamps: tuple[float, ...], here: Path, run_folder: Path) -> Kept:
+@lru_cache(maxsize=1)  # a program may make thousands of runs
+def _own_code(files: tuple[Path, ...], stamps: tuple[float, ...], here: Path | None, run_folder: Path) -> Kept:
     """As `own_code`, once for the same files: what is in memory is what they were, and not what they become."""
     kept = Kept({"repositories": [], "files": {}, "paths": _import_paths(), "notes": []})
-    roots = _roots([*files, here / "?"])
+    roots = _roots([*files, *([here / "?"] if here else [])])
     for root in roots:
         _keep_repository(kept, root, [file for file in files if _home(file, roots) == root], run_folder)
     loose = [file for file in files if _home(file, roots) is None]
     for root, inside in _by_import_root(loose).items():
-        _keep_loose(kept, root, inside)
-    for file in files:
-        kept.facts["files"][_name(file, kept.facts["repositories"])] = _digests(file)
+        names = [str(file.relative_to(root)) for file in inside]
+        _keep_copies(kept, root, _add_entry(kept, root), names, [])
+    for file in sorted(files, key=lambda file: here is None or not file.is_relative_to(here)):
+        name = _name(file, kept.facts["repositories"])
+        kept.facts["files"][str(file) if name in kept.facts["files"] else name] = _digests(file)  # the same path in two repositories
     return kept
 
 
@@ -72,13 +76,28 @@ def _stamp(file: Path) -> float:
     return 0
 
 
+def _here() -> Path | None:
+    with suppress(OSError):  # it was removed
+        return Path.cwd()
+    return None
+
+
+def _add_entry(kept: Kept, root: Path) -> int:
+    """A new repository, or a folder that is none, in the facts; its number."""
+    entry: dict[str, Any] = {"root": str(root), "commit": None, "branch": None, "remote": None, "patch": None}
+    kept.facts["repositories"].append(entry | {"changed": [], "untracked": [], "left_out": []})
+    return len(kept.facts["repositories"]) - 1
+
+
 # --- in git ---
 
 
 def _roots(places: Iterable[Path]) -> list[Path]:
     """The repositories that some files are in, with their submodules; the outer before the inner ones."""
     found = {root for folder in {place.parent for place in places} if (root := git.root_of(folder)) is not None}
-    found |= {module for root in found for module in git.submodules(root)}
+    for root in list(found):
+        with suppress(git.GitError):  # it does not answer, and that is said when it is asked more
+            found.update(git.submodules(root))
     return sorted(found)
 
 
@@ -88,90 +107,132 @@ def _home(file: Path, roots: list[Path]) -> Path | None:
 
 
 def _keep_repository(kept: Kept, root: Path, own: list[Path], run_folder: Path) -> None:
-    entry: dict[str, Any] = {"root": str(root), "commit": None, "branch": None, "remote": None, "patch": None}
-    entry |= {"changed": [], "untracked": [], "left_out": []}
-    number = len(kept.facts["repositories"])
-    kept.facts["repositories"].append(entry)
+    number = _add_entry(kept, root)
+    entry = kept.facts["repositories"][number]
     names = [str(file.relative_to(root)) for file in own]
     try:
         entry["commit"] = git.commit_of(root)
         entry["branch"] = git.branch_of(root)
         entry["remote"] = (address := git.remote_of(root)) and without_login(address)
-        entry["changed"] = git.changed(root)
-        _keep_patch(kept, root, number, entry)
-        imported = set(names) - git.tracked(root, names)  # also where git ignores them
-        unknown = [name for name in git.untracked(root) if _is_source(root, name, run_folder)]
-        _keep_copies(kept, root, number, entry, sorted(imported), unknown)
+        others = _sources(root, git.untracked(root, staged=entry["commit"] is None), run_folder)
+        if entry["commit"] is not None:
+            changed = git.changed(root)
+            filtered = git.filtered(root, list(changed))
+            entry["changed"] = list(changed)
+            _keep_patch(kept, root, number, changed, filtered, names)
+            names = _not_given_back(root, names, entry["changed"], filtered)
+        _keep_copies(kept, root, number, names, others)
     except git.GitError as error:
-        kept.facts["notes"].append(f"{root}: {error}" + ("" if entry["commit"] else "; the files that were imported from it are kept"))
-        if entry["commit"] is None:
-            _keep_copies(kept, root, number, entry, names, [])
+        kept.facts["notes"].append(f"{root}: {error}; the files that were imported from it are kept")
+        _keep_copies(kept, root, number, names, [])
 
 
-def _keep_patch(kept: Kept, root: Path, number: int, entry: dict[str, Any]) -> None:
-    elsewhere = git.filtered(root, entry["changed"])
-    inside = [name for name in entry["changed"] if name not in elsewhere]
-    entry["left_out"] += [_left_out(root, name, "git keeps its content elsewhere (filter)") for name in entry["changed"] if name in elsewhere]
-    large = [name for name in inside if _size(root / name) > LARGEST_FILE]
-    entry["left_out"] += [_left_out(root, name, "too large") for name in large]
-    inside = [name for name in inside if name not in large]
-    content = git.patch(root, inside)
-    if holds_secret(content):
-        secret = [name for name in inside if holds_secret(git.patch(root, [name]))]
-        entry["left_out"] += [_left_out(root, name, "holds a secret") for name in secret]
-        content = git.patch(root, [name for name in inside if name not in secret])
+def _keep_patch(kept: Kept, root: Path, number: int, changed: dict[str, int], filtered: set[str], own: list[str]) -> None:
+    entry, inside, room = kept.facts["repositories"][number], list[str](), LARGEST_COPY
+    for name, before in sorted(changed.items(), key=lambda item: item[0] not in own):  # what was imported comes first
+        if name in filtered and name in own:
+            continue  # it is copied
+        size = max(before, _size(root / name))
+        why = "git keeps its content elsewhere (filter)" if name in filtered else _too_much(size, room, MOST_FILES - len(inside))
+        if why or _is_secret_file(root, name):
+            _leave_out(entry, root, name, why or "holds a secret")
+        else:
+            inside.append(name)
+            room -= size
+    content, secret = _public_patch(root, inside)
+    for name in secret:
+        _leave_out(entry, root, name, "holds a secret")
     if content:
         entry["patch"] = f"code/{number}.patch"
         entry["patch_sha256"] = hashlib.sha256(content).hexdigest()
         kept.contents[f"{number}.patch"] = content
 
 
-def _is_source(root: Path, name: str, run_folder: Path) -> bool:
-    """Whether an untracked file is code, or a value for it; what runs left is not."""
-    path = root / name
-    if not _SOURCES.fullmatch(path.name):
-        return False
-    inside = [folder for folder in path.parents if folder.is_relative_to(root)]
-    return run_folder not in inside and not any(_is_run(folder) for folder in inside)
+def _public_patch(root: Path, names: list[str]) -> tuple[bytes, list[str]]:
+    """The patch of some files, without those in which it shows a secret: one that was removed, say; and the names of these."""
+    content = git.patch(root, names)
+    if not holds_secret(content):
+        return content, []
+    if len(names) == 1:
+        return b"", names
+    parts = [_public_patch(root, some) for some in (names[: len(names) // 2], names[len(names) // 2 :])]
+    return b"".join(patch for patch, _ in parts), [name for _, secret in parts for name in secret]
 
 
-@cache
-def _is_run(folder: Path) -> bool:
-    return (folder / "run.json").exists() or (folder / "metrics.jsonl").exists()
+def _not_given_back(root: Path, names: list[str], changed: list[str], filtered: set[str]) -> list[str]:
+    """Imported files whose very bytes are not in commit and patch: not tracked, kept from git's sight, or converted by it."""
+    known, different = git.tracked(root, names), set(changed)
+    return sorted(name for name in names if name not in known or not _is_given_back(root / name, known[name], name in different, name in filtered))
+
+
+def _is_given_back(file: Path, blob: str, is_changed: bool, is_filtered: bool) -> bool:
+    try:
+        content = os.fsencode(os.readlink(file)) if file.is_symlink() else file.read_bytes()
+    except OSError:
+        return True  # there is nothing to keep
+    if is_changed:
+        return not is_filtered and b"\r\n" not in content
+    return git.blob(content, blob) == blob
+
+
+def _sources(root: Path, names: list[str], run_folder: Path) -> list[str]:
+    """Those of some untracked files that are code, or values for it, code first; what runs left is not."""
+    runs: dict[str, bool] = {"": _is_run(root, run_folder)}
+
+    def in_run(folder: str) -> bool:
+        if folder not in runs:
+            runs[folder] = in_run(folder.rpartition("/")[0]) or _is_run(root / folder, run_folder)
+        return runs[folder]
+
+    found = (name for name in names if _SOURCES.fullmatch(name.rpartition("/")[2]) and not in_run(name.rpartition("/")[0]))
+    return sorted(found, key=lambda name: (not name.endswith((".py", ".ipynb")), name))
+
+
+def _is_run(folder: Path, run_folder: Path) -> bool:
+    return folder == run_folder or os.path.exists(folder / "run.json") or os.path.exists(folder / "metrics.jsonl")
 
 
 # --- copies ---
 
 
-def _keep_loose(kept: Kept, root: Path, files: list[Path]) -> None:
-    number = len(kept.facts["repositories"])
-    entry: dict[str, Any] = {"root": str(root), "commit": None, "branch": None, "remote": None, "patch": None}
-    entry |= {"changed": [], "untracked": [], "left_out": []}
-    kept.facts["repositories"].append(entry)
-    _keep_copies(kept, root, number, entry, [str(file.relative_to(root)) for file in files], [])
-
-
-def _keep_copies(kept: Kept, root: Path, number: int, entry: dict[str, Any], imported: list[str], others: list[str]) -> None:
+def _keep_copies(kept: Kept, root: Path, number: int, imported: list[str], others: list[str]) -> None:
     """Keep files that are in no commit: first those that were imported, then as many others as there is room for."""
-    room, places = LARGEST_COPY, MOST_FILES
-    for name in [*imported, *(name for name in others if name not in imported)]:
-        size = _size(root / name)
-        if size > min(LARGEST_FILE, room) or not places:
-            entry["left_out"].append(_left_out(root, name, "too large" if places else "too many files"))
+    entry, room, places = kept.facts["repositories"][number], LARGEST_COPY, MOST_FILES
+    names = list(dict.fromkeys([*imported, *others]))
+    for place, name in enumerate(names):
+        if not places and len(entry["left_out"]) >= MOST_FILES:
+            more = {"path": f"and {len(names) - place:,} more", "bytes": 0, "why": "too many files"}
+            entry["left_out"].append(more)
+            return
+        if why := _too_much(_size(root / name), room, places) or ("holds a secret" if _is_secret_file(root, name) else ""):
+            _leave_out(entry, root, name, why)
             continue
         try:
             content = (root / name).read_bytes()
         except OSError as error:
-            entry["left_out"].append(_left_out(root, name, str(error.strerror)))
+            _leave_out(entry, root, name, str(error.strerror))
             continue
-        if holds_secret(content):
-            entry["left_out"].append(_left_out(root, name, "holds a secret"))
-            continue
-        room, places = room - size, places - 1
+        room, places = room - len(content), places - 1
         entry["untracked"].append(name)
         kept.contents[f"{number}/{name}"] = content
-    if (over := len(entry["left_out"]) - MOST_FILES) > 0:
-        entry["left_out"][MOST_FILES:] = [{"path": f"and {over:,} more", "bytes": 0, "why": "too many files"}]
+
+
+def _too_much(size: int, room: int, places: int) -> str:
+    """Why there is no room for a file; empty where there is."""
+    if size < 0:
+        return "no file"
+    return "too large" if size > min(LARGEST_FILE, room) else "" if places > 0 else "too many files"
+
+
+def _is_secret_file(root: Path, name: str) -> bool:
+    """Whether a file is called, or reads, like one that holds a secret; a Python file may be called as it likes."""
+    path = root / name
+    if path.suffix != ".py" and is_secret_file(path.name):
+        return True
+    try:
+        return path.is_file() and holds_secret(path.read_bytes())
+    except OSError:
+        return False
 
 
 def _by_import_root(files: list[Path]) -> dict[Path, list[Path]]:
@@ -221,21 +282,29 @@ def _digests(file: Path) -> dict[str, str]:
 def _meaning(content: bytes) -> str:
     """A digest of the code without comments, docstrings and layout."""
     try:
-        tree = ast.parse(content)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # no Python, or none of this version
+        with warnings.catch_warnings(action="ignore"):  # Python gave them when it read the file
+            tree = ast.parse(content)
+        for node in ast.walk(tree):
+            if (
+                isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+                and ast.get_docstring(node, clean=False) is not None
+            ):
+                node.body = node.body[1:]
+        text = ast.dump(tree)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # no Python, none of this version, or one long expression
         return hashlib.sha256(content).hexdigest()
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node, clean=False) is not None:
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode(errors="surrogatepass")).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _left_out(root: Path, name: str, why: str) -> dict[str, Any]:
-    return {"path": name, "bytes": _size(root / name), "why": why}
+def _leave_out(entry: dict[str, Any], root: Path, name: str, why: str) -> None:
+    if len(entry["left_out"]) < MOST_FILES:
+        entry["left_out"].append({"path": name, "bytes": max(0, _size(root / name)), "why": why})
 
 
 def _size(file: Path) -> int:
+    """Bytes of a file, or of what a link leads to; -1 for a pipe or another thing that has none."""
     try:
-        return file.lstat().st_size
+        facts = file.stat()
     except OSError:
         return 0
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else -1
