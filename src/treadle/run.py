@@ -266,27 +266,30 @@ class Run:
                 f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
             )
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
-        if loader is not None and not self._fingerprints and not self._folder.done:
-            self._fingerprints = {"train": fingerprint(loader, self.config.seed)}
-        record = self._record = Record(self._folder.path, self.say)
-        if not self._folder.done:  # nothing is made of one that is over
-            record.take(self._given, self.device, self._fingerprints)
-            if not self._folder.fresh:
-                record.compare(self._given, differences, self._accept_changes)
+        record = None if self._folder.done else self._recorded(loader)
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
         self._loop.begin(loader, Duration.parse(total or self.config.duration), self._accept_changes)
-        if not self._loop.over:
+        if record is not None:
             record.begin(self.progress.steps, self._folder.fresh, self._loop.accepted)
-            if record.sum is not None:
-                self._folder.files["provenance/record.json"] = record.sum
+            self._folder.files |= record.sums()
             self._loop.record()
         if self._stage is not None and self._stage.replay:
             from treadle.proof.attend import replayed
 
             loader = replayed(self, self._stage, loader)
         return self._loop.steps(loader)
+
+    def _recorded(self, loader: Loader | None) -> Record:
+        """What makes this run, compared with what made it so far."""
+        if loader is not None and not self._fingerprints:
+            self._fingerprints = {"train": fingerprint(loader, self.config.seed)}
+        record = self._record = Record(self._folder.path, self.say)
+        record.take(self._given, self.device, self._fingerprints)
+        if not self._folder.fresh:
+            record.compare(self._given, differences, self._accept_changes)
+        return record
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
         """Decorate a function ``f(run)`` to be called at an event, see `Trainer.on`."""

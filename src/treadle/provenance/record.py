@@ -124,12 +124,11 @@ class Record:
         for note in self._kept.facts.get("notes", ()):
             self._say(f"note: {note}")
 
-    @property
-    def sum(self) -> str | None:
-        """The checksum of `record.json`; None where there is none."""
+    def sums(self) -> dict[str, str]:
+        """The checksum of `record.json` by its name in the run folder, for the seal; empty where there is none."""
         with suppress(OSError):
-            return checksum((self._folder / "record.json").read_bytes())
-        return None
+            return {"provenance/record.json": checksum((self._folder / "record.json").read_bytes())}
+        return {}
 
     def end(self, status: str, step: int) -> None:
         """Add how it ended."""
