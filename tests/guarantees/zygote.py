@@ -11,14 +11,18 @@ import gc
 import json
 import os
 import random
+import runpy
 import select
 import signal
 import subprocess
 import sys
+import traceback
 import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +72,22 @@ class Zygote:
         Raises:
             TimeoutError: it hangs.
         """
-        command = {"output": f"{folder}.out", "arguments": [name, str(folder), *arguments]}
+        return self._child({"output": f"{folder}.out", "arguments": [name, str(folder), *arguments]}, kill_after_s)
+
+    def execute(self, words: Sequence[str], environment: Mapping[str, str], output: str) -> int:
+        """Run another program in a child, as ``python -m module ...`` or ``python file.py ...`` would.
+
+        Args:
+            words: the command; its first word is Python.
+            environment: all of its variables.
+            output: the file that its output goes to.
+
+        Returns:
+            its exit code.
+        """
+        return self._child({"output": output, "words": list(words), "environment": dict(environment), "cwd": str(Path.cwd())})
+
+    def _child(self, command: dict[str, Any], kill_after_s: float | None = None) -> int:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
         child = self._answer()
@@ -79,7 +98,7 @@ class Zygote:
             os.kill(child, signal.SIGKILL)
         code = self._answer()
         if not in_time and kill_after_s is None:
-            raise TimeoutError(f"{name} in {folder} did not end within {patience:.0f} s")
+            raise TimeoutError(f"{command} did not end within {patience:.0f} s")
         return code
 
     def bury(self) -> None:
@@ -97,18 +116,18 @@ class Zygote:
         return int(json.loads(line))
 
 
-def serve() -> list[str] | None:
+def serve() -> dict[str, Any] | None:
     """Fork a child for each command, and answer with its process id, then with its exit code.
 
     Returns:
-        in a child, the arguments of the program; None where there are no more commands.
+        in a child, its command; None where there are no more commands.
     """
     for line in sys.stdin:
         command = json.loads(line)
         child = os.fork()
         if child == 0:
             _be_fresh(command["output"])
-            return list(command["arguments"])
+            return dict(command)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     return None
@@ -136,8 +155,42 @@ def _warm_up() -> None:
     gc.freeze()
 
 
-if __name__ == "__main__":
+def execute(words: list[str], environment: dict[str, str], cwd: str) -> int:
+    """Be a Python that was started with these words; gives its exit code."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
+    warnings.resetwarnings()
+    sys.orig_argv = words
+    try:
+        if words[1] == "-m":
+            sys.argv, sys.path[0] = words[2:], cwd
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        else:
+            sys.argv, sys.path[0] = words[1:], str(Path(words[1]).parent)
+            runpy.run_path(words[1], run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def main() -> None:
+    """Serve; in a child, be the program that was asked for."""
     _warm_up()
-    if (arguments := serve()) is not None:
-        program.main(arguments)
-        os._exit(0)
+    command = serve()
+    if command is None:
+        return
+    if "words" in command:
+        os._exit(execute(command["words"], command["environment"], command["cwd"]))
+    program.main(command["arguments"])
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

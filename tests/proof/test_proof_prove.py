@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from guarantees.zygote import Zygote
 from treadle.cli.main import main
 from treadle.proof.lives import Program
 from treadle.proof.prove import Prover
@@ -16,6 +19,22 @@ from treadle.system.stage import Stage
 PLANTED = Path(__file__).parent / "planted"
 FEW = ["--steps", "4", "--kills", "1", "--json"]
 LOOP = [sys.executable, str(PLANTED / "my_loop.py")]
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote() as zygote:
+        yield zygote
+
+
+@pytest.fixture
+def forked(zygote: Zygote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes of the program that start at once: a fault takes a dozen of them."""
+
+    def run(program: Program, output: Any, environment: dict[str, str]) -> int:
+        return zygote.execute(program.command, environment, output.name)
+
+    monkeypatch.setattr(Program, "_run", run)
 
 
 def proved(capsys: pytest.CaptureFixture[str], *words: str, code: int) -> dict:
@@ -44,6 +63,7 @@ def test_an_experiment_with_workers_and_fewer_steps_than_asked(capsys: pytest.Ca
     assert len(proof["kills"]) == 1
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("kind", "where", "what"),
     [
@@ -68,6 +88,7 @@ def test_a_fault_of_an_experiment_is_named(kind: str, where: str, what: str, cap
     )
 
 
+@pytest.mark.usefixtures("forked")
 @pytest.mark.parametrize(
     ("kind", "where", "advice"),
     [("generator", "main.noise", "run.track(noise=noise)"), ("scheduler", "main.scheduler", "run.track(scheduler=scheduler)")]
