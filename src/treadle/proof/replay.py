@@ -12,6 +12,7 @@ import torch
 
 from treadle.checkpoint.restore import read_checkpoint
 from treadle.checkpoint.save import write_checkpoint
+from treadle.checkpoint.tracked import BATCH
 from treadle.checkpoint.tree import encode
 from treadle.core.errors import CheckpointError, UsageError
 from treadle.core.structure import leaves
@@ -22,8 +23,6 @@ from treadle.proof.lives import Program
 from treadle.provenance.read import read_provenance
 from treadle.system.folder import read_record
 from treadle.system.stage import Stage
-
-BATCH = "batch"
 
 
 @dataclass
