@@ -18,6 +18,8 @@ from guarantees.crashes import Operation, State, crashes, recorded
 from guarantees.remains import first_difference, remains
 from treadle.checkpoint.restore import verify
 from treadle.metrics import Accuracy
+from treadle.provenance.read import read_history, read_provenance
+from treadle.system.seal import broken
 
 STEPS = 8
 
@@ -97,6 +99,10 @@ def check(state: State, folder: Path, whole: dict[str, Any], committed: int) -> 
         return f"{type(error).__name__}: {error}"
     if left := list((folder / "checkpoints").glob(".*")):
         return f"leftovers: {left}"
+    if wrong := broken(folder):
+        return f"not as they are sealed: {wrong}"
+    if "config" not in read_provenance(folder) or [line["event"] for line in read_history(folder)][-2:] != ["started", "ended"]:
+        return "what made the run is not recorded"
     return first_difference(whole, remains(folder))
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from guarantees.crash_run import every_crash, record
-from guarantees.crashes import Disk, Operation, on_disk
+from guarantees.crashes import Disk, Operation, on_disk, recorded
 from guarantees.remains import remains
-from treadle.system.files import write_all
+from treadle.system.files import append_line, write_all
 
 Undisturbed = tuple[list[Operation], dict[str, Any]]
 
@@ -83,3 +83,23 @@ def test_a_run_goes_on_after_a_crash_at_any_operation_of_a_save(tmp_path: Path, 
     found = list(every_crash(tmp_path, log, whole, save_of(step, log)))
     assert len(found) > 60
     assert [f"{where}: {wrong}" for where, wrong in found if wrong] == []
+
+
+def test_a_run_goes_on_after_a_crash_while_what_made_it_is_written(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    """And is recorded in the end."""
+    log, whole = undisturbed
+    begin = next(place for place, operation in enumerate(log) if operation.path == "provenance/.record.json.tmp")
+    end = log.index(Operation("fsync", "provenance/history.jsonl")) + 2
+    found = list(every_crash(tmp_path, log, whole, (begin, end)))
+    assert len(found) > 20
+    assert [f"{where}: {wrong}" for where, wrong in found if wrong] == []
+
+
+def test_a_line_that_was_added_is_safe_with_the_name_of_its_file(tmp_path: Path) -> None:
+    with recorded(tmp_path) as log:
+        append_line(tmp_path / "file", "first")
+        append_line(tmp_path / "file", "second")
+    disk = Disk()
+    for operation in log:
+        disk.do(operation)
+    assert disk.cut_off()["only what is safe"].files == {"file": b"first\nsecond\n"}
