@@ -49,7 +49,7 @@ def everything(root):
     """Every file and link below a folder, `.git` as well, with its content and its times."""
     found = {}
     for path in sorted(path for path in root.rglob("*") if path.is_symlink() or path.is_file()):
-        content = os.readlink(path) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
+        content = str(path.readlink()) if path.is_symlink() else hashlib.sha256(path.read_bytes()).hexdigest()
         found[str(path)] = (content, path.lstat().st_mode, path.lstat().st_mtime_ns)
     return found
 

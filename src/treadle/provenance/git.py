@@ -53,8 +53,8 @@ def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0)
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith(_KEPT)}
     try:
         done = subprocess.run(
-            ["git", *_ARGUMENTS, "-C", str(root), *words], input=input, capture_output=True, env=own | _QUIET, timeout=seconds or SECONDS, check=False,
-            stdin=subprocess.DEVNULL if input is None else None,
+            ["git", *_ARGUMENTS, "-C", str(root), *words], input=input, capture_output=True, env=own | _QUIET, timeout=seconds or SECONDS,
+            check=False, stdin=subprocess.DEVNULL if input is None else None,
         )  # fmt: skip
     except FileNotFoundError:
         raise GitError("git is not installed") from None
@@ -69,7 +69,7 @@ def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0)
 
 def root_of(folder: Path) -> Path | None:
     """The working tree that a folder is in; None where it is in none. Asks no program."""
-    return next((place for place in (folder, *folder.parents) if os.path.exists(place / ".git")), None)
+    return next((place for place in (folder, *folder.parents) if os.access(place / ".git", os.F_OK)), None)
 
 
 def commit_of(root: Path) -> str | None:
@@ -166,7 +166,7 @@ def submodules(root: Path) -> list[Path]:
         return []
     answer = _maybe(root, "config", "-f", ".gitmodules", "-z", "--get-regexp", r"^submodule\..*\.path$") or ""
     paths = [root / entry.partition("\n")[2] for entry in answer.split("\0") if "\n" in entry]
-    found = [path for path in paths if os.path.exists(path / ".git")]
+    found = [path for path in paths if os.access(path / ".git", os.F_OK)]
     return [place for path in found for place in (path, *submodules(path))]
 
 

@@ -116,8 +116,8 @@ class Record:
             changes = {"accepted": [*self._found.changing, *accepted], "different": self._found.other}
             self._add("started", step, command=self._facts["command"], **{name: lines for name, lines in changes.items() if lines})
             self._began = True
-        except OSError as error:
-            self._say(f"warning: the record of the run cannot be written: {error.strerror or error}")
+        except Exception as error:  # a full disk, or a value of a config that JSON does not know
+            self._say(f"warning: the record of the run cannot be written: {getattr(error, 'strerror', None) or error}")
         for lines, what in ((self._found.changing, "accepted: "), (self._found.other, "")):
             for line in lines:
                 self._say(f"{what}{line}")

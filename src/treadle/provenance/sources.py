@@ -167,7 +167,7 @@ def _not_given_back(root: Path, names: list[str], changed: list[str], filtered: 
 
 def _is_given_back(file: Path, blob: str, is_changed: bool, is_filtered: bool) -> bool:
     try:
-        content = os.fsencode(os.readlink(file)) if file.is_symlink() else file.read_bytes()
+        content = os.fsencode(file.readlink()) if file.is_symlink() else file.read_bytes()
     except OSError:
         return True  # there is nothing to keep
     if is_changed:
@@ -189,7 +189,7 @@ def _sources(root: Path, names: list[str], run_folder: Path) -> list[str]:
 
 
 def _is_run(folder: Path, run_folder: Path) -> bool:
-    return folder == run_folder or os.path.exists(folder / "run.json") or os.path.exists(folder / "metrics.jsonl")
+    return folder == run_folder or any(os.access(folder / name, os.F_OK) for name in ("run.json", "metrics.jsonl"))
 
 
 # --- copies ---
