@@ -169,6 +169,7 @@ def _keep_copies(kept: Kept, root: Path, number: int, entry: dict[str, Any], imp
             continue
         room, places = room - size, places - 1
         entry["untracked"].append(name)
+        entry.setdefault("copies", {})[name] = hashlib.sha256(content).hexdigest()
         kept.contents[f"{number}/{name}"] = content
     if (over := len(entry["left_out"]) - MOST_FILES) > 0:
         entry["left_out"][MOST_FILES:] = [{"path": f"and {over:,} more", "bytes": 0, "why": "too many files"}]
