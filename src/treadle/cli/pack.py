@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pack it, and say how large it is."""
+    from treadle.proof.command import ended_by_sigterm
     from treadle.provenance.pack import pack
 
     folder = run_folder(options.run)
@@ -28,7 +29,9 @@ def run(options: argparse.Namespace) -> int:
     if target.exists():
         raise UsageError(f"{str(target)!r} is there already; give another file: -o FILE")
     try:
-        for note in pack(folder, target, _checkpoints(folder, options.checkpoints)):
+        with ended_by_sigterm():
+            notes = pack(folder, target, _checkpoints(folder, options.checkpoints))
+        for note in notes:
             print(note)
     except OSError as error:
         raise UsageError(f"{str(target)!r} cannot be written: {error.strerror or error}") from None

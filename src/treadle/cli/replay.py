@@ -26,11 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make it again, and compare with what happened first."""
     from treadle.log.console import watching
+    from treadle.proof.command import ended_by_sigterm
     from treadle.proof.replay import replay
 
     capsule = _capsule(options.capsule)
     quiet = "quiet" if options.json else "auto"
-    with tempfile.TemporaryDirectory(prefix="treadle-replay-", ignore_cleanup_errors=True) as scratch, watching("making the step again", quiet):
+    temporary = tempfile.TemporaryDirectory(prefix="treadle-replay-", ignore_cleanup_errors=True)
+    with ended_by_sigterm(), temporary as scratch, watching("making the step again", quiet):
         result = replay(capsule, Path(scratch), anomaly=options.anomaly, timeout_s=options.timeout)
     if options.json:
         print_json({"capsule": str(capsule), **vars(result)})
@@ -55,6 +57,8 @@ def _verdict(result: Replay) -> str:
 
 def _rows(result: Replay, searched: bool) -> list[list[str]]:
     rows = [["then", result.before], ["now", result.now or "no error"]]
+    if result.raised_in:
+        rows.append(["raised in", result.raised_in])
     if result.ids is not None:
         rows.append(["samples", f"{', '.join(map(str, result.ids[:16]))}{', ...' if len(result.ids) > 16 else ''}"])
     rows.append(["batch", {"the same": "the data gives the same again", "another": "the data gives another now; the one of the capsule was used"}.get(
@@ -62,11 +66,17 @@ def _rows(result: Replay, searched: bool) -> list[list[str]]:
     if result.gradients:
         rows.append(["gradients", f"not finite: {', '.join(result.gradients[:8])}{', ...' if len(result.gradients) > 8 else ''}"])
     if searched:
-        rows += [["found", line] for line in result.found] or [
-            ["found", "every module's values are finite: it happens in the objective, after the model"]
-        ]
+        rows += [["found", line] for line in result.found] or [["found", _nothing_found(result)]]
+    if result.changed:
+        rows.append(["not certain", f"the code is not that of the run: {', '.join(result.changed[:4])}{', ...' if len(result.changed) > 4 else ''}"])
     if result.doubtful:
         rows.append(["not certain", f"the random generator of {', '.join(result.doubtful)} as it was before the step"])
     if result.updates:
         rows.append(["not certain", f"{result.updates} update(s) of this step had been made already when it failed"])
     return rows
+
+
+def _nothing_found(result: Replay) -> str:
+    """What it says where every module's values were finite."""
+    is_about_values = (result.now or result.before).startswith("NonFiniteLoss")
+    return f"every module's values are finite{': it happens in the objective, after the model' if is_about_values and result.now else ''}"

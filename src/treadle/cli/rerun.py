@@ -30,17 +30,23 @@ def run(options: argparse.Namespace) -> int:
     """Make it, compare, and judge."""
     from treadle.log.console import watching
     from treadle.proof.again import make_again
-    from treadle.provenance.pack import unpack
+    from treadle.proof.command import ended_by_sigterm
+    from treadle.provenance.unpack import unpack
 
     given = Path(options.run)
-    with tempfile.TemporaryDirectory(prefix="treadle-rerun-", ignore_cleanup_errors=True) as scratch:
+    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="treadle-rerun-", ignore_cleanup_errors=True) as scratch:
         folder = unpack(given, Path(scratch, "unpacked")) if given.is_file() else run_folder(options.run)
         target = _target(options.into, given.with_suffix("") if given.is_file() else folder)
         repository = Path(options.repo) if options.repo else None
         if repository is not None and not repository.is_dir():
             raise UsageError(f"--repo: there is no folder {options.repo!r}")
-        with watching("making the run again", "quiet" if options.json else "auto"):
-            result = make_again(folder, target, Path(scratch), repository=repository, at=options.at, anyway=options.anyway)
+        try:
+            with watching("making the run again", "quiet" if options.json else "auto"):
+                result = make_again(
+                    folder, target, Path(scratch).resolve(), repository=repository, at=options.at, anyway=options.anyway, name=options.run
+                )
+        except OSError as error:
+            raise UsageError(f"{options.run!r} cannot be made again: {error.filename or target}: {error.strerror or error}") from None
     if options.json:
         print_json(as_json(result, options))
     else:
@@ -63,20 +69,21 @@ def _target(asked: str | None, run: Path) -> Path:
 def verdict(result: Again, name: str, at: str | None) -> str:
     """What came of it, in words."""
     counts = {kind: number for kind, number in result.counts.items() if number and kind in ("journal rows", "checkpoints", "tensors", "state values")}
-    compared = ", ".join(f"{number:,} {kind}" for kind, number in counts.items())
+    compared = ", ".join(f"{number:,} {kind if number > 1 else kind[:-1]}" for kind, number in counts.items()) or "nothing"
+    although = ", although not everything is as it was" if result.problems else ""
     if result.identical:
-        lines = [f"{name}: identical to the bit", f"  compared   {compared}", f"  weights    sha256 {result.weights[:16]}"]
-    elif result.difference is not None:
-        lines = [f"{name}: not the same", f"  first      {result.difference}", f"  compared   {compared}"]
+        lines = [f"{name}: identical to the bit{although}", f"  compared   {compared}", f"  weights    sha256 {result.weights[:16]}"]
+    elif (first := result.difference) is not None:
+        at_step = "" if first.step is None else f" at step {first.step}"
+        lines = [f"{name}: not the same", f"  first      {first.where}{at_step}: {first.one} then, {first.other} now", f"  compared   {compared}"]
     else:
-        lines = [f"{name}: it could not be made again", f"  it said    {result.last_words}"]
+        why = "it could not be made again" if result.again is None else "there is nothing in it that could be compared"
+        lines = [f"{name}: {why}", f"  it said    {result.last_words}"]
     if at:
-        lines.append(f"  code       of {at}, not the run's own")
+        lines.append(f"  code       commit {result.commit[:12]}, without the run's uncommitted changes")
     if result.again is not None:
-        lines.append(
-            f"  new run    {result.again}, in {result.seconds:.1f} s"
-            + (f"; the program ended with: {result.last_words}" if result.last_words else "")
-        )
+        ended = f"; the program ended with: {result.last_words}" if result.last_words else ""
+        lines.append(f"  new run    {result.again}, in {result.seconds:.1f} s{ended}")
     lines += [f"  although   {problem}" for problem in result.problems]
     lines += [f"  note       {note}" for note in result.notes]
     return "\n".join(lines)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+import re
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,19 +13,18 @@ from typing import Any
 
 from treadle.checkpoint.digests import read_digests
 from treadle.core.errors import UsageError
+from treadle.data.fingerprint import differences as data_differences
+from treadle.proof.command import command_of, variables_of
 from treadle.proof.compare import Comparison, Difference, compare
 from treadle.proof.lives import Program, runs_in
 from treadle.provenance.environment import packages
 from treadle.provenance.read import read_provenance
 from treadle.provenance.record import accepted_changes
 from treadle.provenance.restore import Restored, restored
-from treadle.provenance.secrets import WITHHELD, any_withheld
 from treadle.system.folder import read_record
 from treadle.system.seal import broken
 from treadle.system.stage import Stage
 
-_COMPUTING = ("OMP_", "MKL_", "OPENBLAS_", "KMP_", "NUMEXPR_", "CUBLAS_", "CUDNN_", "TORCH", "PYTORCH_", "ATEN_", "NVIDIA_TF32", "PYTHONHASHSEED")
-"""Beginnings of variables that say how something is computed; others belong to the machine."""
 _OPEN = ("running", "interrupted")
 """Statuses of a run that was to go on: it is made again as far as it came."""
 
@@ -45,6 +44,7 @@ class Again:
         notes: what a person should know.
         seconds: how long it took.
         last_words: of a process that failed.
+        commit: the one that `at` named.
     """
 
     run: Path
@@ -57,6 +57,7 @@ class Again:
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
     last_words: str = ""
+    commit: str = ""
 
 
 def make_again(
@@ -67,6 +68,7 @@ def make_again(
     repository: Path | None = None,
     at: str | None = None,
     anyway: bool = False,
+    name: str = "",
     told: Callable[[str], object] = lambda doing: None,
 ) -> Again:
     """Make a run again.
@@ -78,105 +80,129 @@ def make_again(
         repository: where the run's commit is to be found, where that is another place than it was.
         at: another commit to make it from.
         anyway: go on where something is not as it was.
+        name: what the run is called in messages; its folder unless told.
         told: told what is being done.
 
     Raises:
         UsageError: it cannot be made again, or only with `anyway`; every reason is listed.
     """
-    record, state = read_provenance(run), read_record(run)
-    if "code" not in record:
-        raise UsageError(
-            f"{str(run)!r} has no record of what made it{': ' + record['damaged'] if 'damaged' in record else ''}; it cannot be made again"
-        )
-    if not state.get("steps"):
-        raise UsageError(f"{str(run)!r} has done no step, so there is nothing to compare")
+    name = name or str(run)
+    record, state = _readable(run, name)
     result = Again(run)
-    result.problems = _edited(run) + _accepted(run) + other_environment(record["environment"])
+    result.problems = _edited(run) + _accepted(run) + other_environment(record.get("environment", {}))
     told("bringing back the code")
     with restored(record, run / "provenance", scratch / "code", repository=repository, at=at) as code:
         result.problems += code.problems
-        result.notes = code.notes
+        result.notes, result.commit = code.notes, code.commit
+        command, cwd = command_of(record, state, code.moved, (run / "config.yaml").absolute()), _cwd(code, scratch, result)
         if result.problems and not anyway:
             listed = "".join(f"\n  {problem}" for problem in result.problems)
             raise UsageError(
-                f"{str(run)!r} cannot be made again as it was:{listed}\n--anyway makes it with these differences, and says so in its verdict"
+                f"{name!r} cannot be made again as it was:{listed}\n--anyway makes it with these differences, and says so in its verdict"
             )
         told("running")
-        _live(record, state, code, scratch, target, result)
-    if result.again is not None:
-        _judge(run, result.again, state, result)
+        _live(Program(command, _folder(scratch, "processes"), cwd=cwd), record, state, code, _folder(scratch, "runs"), target, result)
+        if result.again is not None:
+            _judge(run, result.again, state, result)
+            result.problems += _other_inputs(record, read_provenance(result.again), code)
     return result
+
+
+def _readable(run: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The record of a run, and its `run.json`, where both can be used."""
+    record, state = read_provenance(run), read_record(run)
+    if not isinstance(record.get("code"), dict):
+        why = record.get("damaged") or ("record.json is damaged" if record else "there is no provenance/record.json")
+        raise UsageError(f"{name!r} has no record of what made it, so it cannot be made again: {why}")
+    if not isinstance(state.get("steps"), int):
+        raise UsageError(f"{name!r} cannot be made again: its run.json is damaged, so nobody knows how far it came")
+    if not state["steps"] and state.get("status") != "failed":
+        raise UsageError(f"{name!r} has no step that was saved, so there is nothing to compare")
+    return record, state
 
 
 def other_environment(before: Mapping[str, Any]) -> list[str]:
     """Packages that the run imported and that are here in another version, or not at all; and another Python."""
-    here = packages()
-    pairs = [(f"package {name}", before["packages"].get(name, ""), here.get(name, "(not installed)")) for name in before.get("imported", ())]
-    python = platform.python_version()
-    if before["python"].split(".")[:2] != python.split(".")[:2]:
-        pairs.append(("Python", before["python"], python))
+    here, packages_then = packages(), before.get("packages", {})
+    pairs = [(f"package {name}", packages_then.get(name, ""), here.get(name, "(not installed)")) for name in before.get("imported", ())]
+    python, then = platform.python_version(), str(before.get("python", platform.python_version()))
+    if then.split(".")[:2] != python.split(".")[:2]:
+        pairs.append(("Python", then, python))
     return [f"{what}: {was} -> {now}" for what, was, now in pairs if was != now]
 
 
-def command_of(record: Mapping[str, Any], state: Mapping[str, Any], moved: Callable[[str], str], config: Path) -> list[str]:
-    """The words that start the program again.
-
-    Args:
-        record: what made the run.
-        state: its `run.json`.
-        moved: gives a path as it is now.
-        config: its config.
-
-    Raises:
-        UsageError: it was made in a notebook or an interpreter, or the words are not all there.
-    """
-    words, origin = list(record["command"]), state.get("origin", "")
-    interactive = len(words) < 2 or any("ipykernel" in word or "jupyter" in word for word in words[:3])
-    if any_withheld(words) or interactive:
-        if not origin:
-            why = (
-                f"its command line holds a secret, which was not recorded ({WITHHELD})"
-                if not interactive
-                else "it was made in a notebook or an interpreter"
-            )
-            raise UsageError(f"the run cannot be started again: {why}, and no function `experiment` made its trainer")
-        return [sys.executable, "-m", "treadle", "train", moved(origin), "--config", str(config)]
-    program = ["-m", "treadle"] if Path(words[1]).name == "treadle" else [moved(words[1])]
-    return [sys.executable, *program, *map(moved, words[2:])]
+def _folder(scratch: Path, name: str) -> Path:
+    (scratch / name).mkdir()
+    return scratch / name
 
 
-def _live(record: Mapping[str, Any], state: Mapping[str, Any], code: Restored, scratch: Path, target: Path, result: Again) -> None:
+def _cwd(code: Restored, scratch: Path, result: Again) -> Path:
+    """Where the program is started."""
+    if not code.cwd or not code.holds(code.cwd):
+        result.problems.append("the record does not say in which folder it was started; an empty one takes its place")
+        return _folder(scratch, "empty")
+    place = code.place(code.cwd)
+    place.mkdir(parents=True, exist_ok=True)  # git keeps no folder that is empty
+    return place
+
+
+def _live(program: Program, record: Mapping[str, Any], state: Mapping[str, Any], code: Restored, runs: Path, target: Path, result: Again) -> None:
     """Start the program and wait for its end; its run goes to the target."""
-    stage_folder, processes = scratch / "runs", scratch / "processes"
-    for folder in (stage_folder, processes):
-        folder.mkdir()
     is_open = state.get("status") in _OPEN
-    stage = Stage(str(stage_folder), stop_after=state["steps"] if is_open else None, interrupt=is_open)
-    cwd = Path(code.moved(record["cwd"]))
-    command = command_of(record, state, code.moved, (result.run / "config.yaml").absolute())
-    began = time.monotonic()
-    life = Program(command, processes, cwd=cwd if cwd.is_dir() else None).live(stage, _variables(record, code))
+    stage = Stage(str(runs), stop_after=state["steps"] if is_open else None, interrupt=is_open)
+    began, steps = time.monotonic(), -1
+    while True:
+        life = program.live(stage, variables_of(record, code.moved))
+        if (name := _counterpart(record, stage, runs, result)) is None:
+            result.last_words = life.last_words
+            return
+        now = runs_in(runs)[name]
+        if now.status not in _OPEN or not steps < now.steps < state["steps"]:
+            break
+        steps = now.steps  # a program that stops itself: it was started again the first time, too
     result.seconds = time.monotonic() - began
-    result.last_words = life.last_words if life.code else ""
-    runs = runs_in(stage_folder)
-    asked = stage.name(Path(stage.place(str(record["config"].get("run_dir", {}).get("value", "")))))
-    name = asked if asked in runs else next(iter(runs), None)
-    if name is None:
-        result.last_words = life.last_words
-        return
-    if len(runs) > 1:
-        result.notes.append(f"the program makes {len(runs)} runs; {name} is compared")
+    result.last_words = life.last_words if life.code and now.status not in _OPEN else ""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(stage_folder / name, target)
+    shutil.move(runs / name, target)
     result.again = target
 
 
-def _variables(record: Mapping[str, Any], code: Restored) -> dict[str, str]:
-    recorded = record["environment"]["variables"]
-    found = {name: value for name, value in recorded.items() if name.startswith(_COMPUTING) and WITHHELD not in value}
-    found.setdefault("OMP_NUM_THREADS", str(record["environment"]["threads"]))  # how many threads share a sum decides its rounding
-    own = [code.moved(path) for path in record["code"].get("paths", ())]
-    return {**found, "PYTHONPATH": ":".join(own)}
+def _counterpart(record: Mapping[str, Any], stage: Stage, runs: Path, result: Again) -> str | None:
+    """Of the runs that the program made, the one that is to be compared: in the same folder, or with the same config."""
+    made = list(runs_in(runs))
+    if len(made) < 2:
+        return next(iter(made), None)
+    asked = stage.name(Path(stage.place(str(record.get("config", {}).get("run_dir", {}).get("value", "")))))
+    alike = [name for name in made if _config(read_provenance(runs / name)) == _config(record)]
+    name = asked if asked in made else next(iter(alike), made[0])
+    if (note := f"the program makes {len(made)} runs; {name} is compared") not in result.notes:
+        result.notes.append(note)
+    return name
+
+
+def _config(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a config that say what is computed."""
+    config = record.get("config", {})
+    return {name: entry.get("value") for name, entry in config.items() if not re.search(r"(^|\.)(run_dir|time_limit|log\.\w+)$", name)}
+
+
+def _other_inputs(before: Mapping[str, Any], now: Mapping[str, Any], code: Restored) -> list[str]:
+    """What went into the new run and was not what went into the first one, as its own record says: code, and data."""
+    if not isinstance(now.get("code"), dict):
+        return []
+    here = [entry["root"] for entry in now["code"]["repositories"] if code.holds(entry["root"]) and not Path(entry["root"]).is_relative_to(code.into)]
+    found = [f"code of today in {root} was imported, and not that of the run" for root in here if _imports_from(now, root)]
+    files, then = now["code"]["files"], before["code"].get("files", {})
+    if not code.commit:
+        found += [f"{name}: another one was imported" for name in files if name in then and then[name]["sha256"] != files[name]["sha256"]]
+    for name, was in before.get("data", {}).items():
+        if isinstance(was, dict) and isinstance(data := now.get("data", {}).get(name), dict):
+            found += [f"{name} data, {line}" for line in data_differences(was, data)]
+    return found
+
+
+def _imports_from(record: Mapping[str, Any], root: str) -> bool:
+    return any(Path(root, name).is_file() for name in record["code"]["files"])
 
 
 def _judge(run: Path, again: Path, state: Mapping[str, Any], result: Again) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,6 +12,15 @@ from torch import nn
 from treadle.core.structure import leaves
 
 Found = Callable[[str], object]
+
+
+@dataclass
+class _Way:
+    """A tensor between modules, kept so that no other one gets its number."""
+
+    tensor: torch.Tensor
+    giver: str = ""
+    takers: dict[str, str] = field(default_factory=dict)
 
 
 class Anomaly:
@@ -23,32 +33,52 @@ class Anomaly:
 
     def __init__(self, models: Mapping[str, nn.Module], found: Found) -> None:
         self._found, self._forward, self._backward = found, False, False
+        self._ways: dict[int, _Way] = {}
         for name, model in models.items():
             for path, module in model.named_modules():
                 where = f"{name}.{path}" if path else name
                 module.register_forward_hook(lambda module, inputs, output, where=where: self._see(where, module, inputs, output))
             for key, parameter in model.named_parameters():
                 if parameter.requires_grad:
-                    self._watch(parameter, f"the gradient of {name}.{key}")
-
-    def _watch(self, tensor: torch.Tensor, what: str) -> None:
-        """Look at a tensor's gradient once it is there."""
-
-        def see(grad: torch.Tensor) -> None:
-            if not self._backward and not _is_finite(grad):
-                self._backward = True
-                self._found(f"backward: {what} is the first that is not finite: it holds {_what([grad])}")
-
-        tensor.register_hook(see)  # type: ignore[no-untyped-call]
+                    words = f"the gradient of {name}.{key} is the first that is not finite: it holds"
+                    parameter.register_hook(lambda grad, words=words: self._back(grad, lambda: words))  # type: ignore[no-untyped-call]
 
     def _see(self, where: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        tensors = _floating(output)
+        """A module has given something; those in it have been seen before."""
+        tensors, name = _floating(output), f"{where} ({type(module).__name__})"
         if not self._forward and not all(map(_is_finite, tensors)):
             self._forward = True
-            self._found(f"forward: {where} ({type(module).__name__}) is the first to give {_what(tensors)}; {_why(module, inputs)}")
+            self._found(f"forward: {name} is the first to give {_what(tensors)}; {_why(module, inputs)}")
+        for tensor in _floating(inputs):
+            way = self._way(tensor)
+            if way is not None and not any(inner.startswith(f"{where}.") for inner in way.takers):
+                way.takers[where] = name
         for tensor in tensors:
-            if tensor.requires_grad:
-                self._watch(tensor, f"the gradient that comes back to {where} ({type(module).__name__})")
+            way = self._way(tensor)
+            if way is not None and not way.giver:
+                way.giver = name
+
+    def _way(self, tensor: torch.Tensor) -> _Way | None:
+        """What is known of a tensor; None where nothing comes back to it."""
+        if not tensor.requires_grad:
+            return None
+        if (way := self._ways.get(id(tensor))) is None:
+            way = self._ways[id(tensor)] = _Way(tensor)
+            tensor.register_hook(lambda grad: self._back(grad, lambda: _came_from(way)))  # type: ignore[no-untyped-call]
+        return way
+
+    def _back(self, grad: torch.Tensor, words: Callable[[], str]) -> None:
+        """A gradient has come."""
+        if not self._backward and not _is_finite(grad):
+            self._backward = True
+            self._found(f"backward: {words()} {_what([grad])}")
+
+
+def _came_from(way: _Way) -> str:
+    """Who gave a gradient back: the modules that took the tensor, or what was computed with it outside of any."""
+    if way.takers:
+        return f"{' or '.join(way.takers.values())} is the first to give back, to its input,"
+    return f"what is computed with the output of {way.giver}, outside of a module of its own, is the first to give back"
 
 
 def _why(module: nn.Module, inputs: Any) -> str:

@@ -49,7 +49,7 @@ class Life:
     def last_words(self) -> str:
         """The line of the last error that it printed, or its last line."""
         lines = [line.strip() for line in self.said.strip().splitlines()]
-        errors = [line for line in lines if re.match(r"(treadle|python)[\w .-]*: |[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]
+        errors = [line for line in lines if re.match(r"(treadle|python|[\w.-]+\.py)[\w .-]*: |[\w.]*(Error|Exception|Exit|Interrupt)\b", line)]
         return (errors or lines or ["it printed nothing"])[-1]
 
 
@@ -108,9 +108,7 @@ class Program:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             if deadline is not None and time.monotonic() > deadline:
-                raise UsageError(
-                    f"{' '.join(self.command)!r} took more than {self._timeout:g} seconds and was ended; give --timeout, or fewer --steps"
-                )
+                raise UsageError(f"{' '.join(self.command)!r} took more than {self._timeout:g} seconds and was ended; give it more: --timeout")
             time.sleep(_POLL_S)
 
 

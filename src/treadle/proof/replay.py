@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +15,19 @@ from treadle.checkpoint.restore import read_checkpoint
 from treadle.checkpoint.save import write_checkpoint
 from treadle.checkpoint.tracked import BATCH
 from treadle.checkpoint.tree import encode
-from treadle.core.errors import CheckpointError, UsageError
+from treadle.core.errors import CheckpointError, NonFiniteLoss, UsageError
+from treadle.core.places import is_users
 from treadle.core.structure import leaves
 from treadle.data.batch import Batch, to_device
-from treadle.proof.again import command_of
+from treadle.proof.command import command_of, variables_of
 from treadle.proof.digest import digest_of
 from treadle.proof.lives import Program
 from treadle.provenance.read import read_provenance
 from treadle.system.folder import read_record
+from treadle.system.seal import checksum
 from treadle.system.stage import Stage
+
+_SHOWN = 8
 
 
 @dataclass
@@ -40,6 +45,8 @@ class Replay:
         gradients: parameters whose gradient was not finite.
         doubtful: random generators whose state before the step is not certain.
         updates: updates that the step had made already when it failed.
+        changed: files of the program that are not as they were when the run was made.
+        raised_in: the line of the user's code where an error of its own came from.
     """
 
     step: int
@@ -52,6 +59,8 @@ class Replay:
     gradients: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)
     updates: int = 0
+    changed: list[str] = field(default_factory=list)
+    raised_in: str = ""
 
 
 def replay(capsule: Path, scratch: Path, *, anomaly: bool = False, timeout_s: float | None = None) -> Replay:
@@ -68,34 +77,79 @@ def replay(capsule: Path, scratch: Path, *, anomaly: bool = False, timeout_s: fl
         UsageError: it is none, or its program cannot be started, or does not come to the step.
     """
     states, info = read_checkpoint(capsule)
+    if "error" not in info or "run" not in states:
+        raise UsageError(f"{str(capsule)!r} is a checkpoint and no capsule: it says nothing of an error")
     run = capsule.absolute().parents[1]
     record, state = read_provenance(run), read_record(run)
-    if "error" not in info or "code" not in record:
-        raise UsageError(f"{str(capsule)!r} is no capsule in the folder of its run, with the record of what made it")
-    command = command_of(record, state, lambda path: path, run / "config.yaml")
+    if not isinstance(record.get("code"), dict) or not (run / "config.yaml").is_file():
+        raise UsageError(f"{str(capsule)!r} is not in the folder of its run, with the record of what made it; put it back below RUN/capsules")
     result = Replay(info["step"], f"{info['error']}: {info['message']}", ids=info["ids"], gradients=info["gradients"], doubtful=info["doubtful"])
-    result.updates = info["updates"]
+    result.updates, result.changed, result.raised_in = info["updates"], _changed(record), _raised_in(info)
     batch = states.pop(BATCH, None)
-    for number, search in enumerate([False, True] if anomaly else [False]):
-        folder = scratch / f"{number}"
+    program = Program(command_of(record, state, str, run / "config.yaml"), scratch, timeout_s, cwd=_cwd(record))
+    for search in [False, True] if anomaly else [False]:
+        folder = scratch / ("search" if search else "step")
         _prepare(folder / "run", run, states, info)
-        cwd = Path(record["cwd"])
         stage = Stage(
             str(folder), run_dir=str(folder / "run"), stop_after=info["step"], capsule=str(capsule.absolute()) if batch is not None else "",
             replay=True, anomaly=search,
         )  # fmt: skip
-        (folder / "processes").mkdir()
-        life = Program(command, folder / "processes", timeout_s, cwd=cwd if cwd.is_dir() else None).live(stage)
-        events = life.of("replayed")
-        if not events:
+        life = program.live(stage, variables_of(record, str))
+        if not (events := life.of("replayed")):
             raise UsageError(f"the program did not come to step {info['step']}; it ended with code {life.code}: {life.last_words}")
         if search:
-            result.found = [str(event["found"]) for event in life.of("anomaly")]
+            result.found = [*_wrong_samples(batch, info), *(str(event["found"]) for event in life.of("anomaly"))]
         else:
             result.batch = str(events[0]["batch"])
             result.now = _failure(folder / "run", info["step"])
-    result.same = result.now == result.before
+    result.same = _without_addresses(result.now) == _without_addresses(result.before)
     return result
+
+
+def _raised_in(info: dict[str, Any]) -> str:
+    """The innermost place of the user's own in a traceback; empty for an error that is Treadle's."""
+    if info["error"] == NonFiniteLoss.__name__:
+        return ""
+    frames = re.findall(r'File "(.+)", line (\d+), in (.+)', str(info.get("traceback", "")))
+    return next((f"{file}:{line}, in {function}" for file, line, function in reversed(frames) if is_users(file)), "")
+
+
+def _wrong_samples(batch: Any, info: dict[str, Any]) -> list[str]:
+    """Whether the batch itself held values that are not finite, and in which samples."""
+    tensors = [leaf for leaf in leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and leaf.dim()]
+    ids = info["ids"] or []
+    rows = {row for tensor in tensors for row in (~tensor.reshape(len(tensor), -1).isfinite()).any(dim=1).nonzero().flatten().tolist()}
+    if not rows:
+        return []
+    are_named = all(len(tensor) == len(ids) for tensor in tensors)
+    named = f", in sample {', '.join(str(ids[row]) for row in sorted(rows)[:_SHOWN])}" if are_named else ""
+    return [f"batch: it holds values that are not finite itself{named}"]
+
+
+def _cwd(record: dict[str, Any]) -> Path:
+    folder = Path(str(record.get("cwd", "")))
+    if not folder.is_absolute() or not folder.is_dir():
+        raise UsageError(f"the folder that the program was started in is not here: {record.get('cwd') or '(not recorded)'}")
+    return folder
+
+
+def _changed(record: dict[str, Any]) -> list[str]:
+    """Files of the program that are not as they were when the run was made."""
+    roots = [Path(entry["root"]) for entry in record["code"].get("repositories", ())]
+    files = record["code"].get("files", {})
+    return [name for name, digests in files.items() if digests["sha256"] not in {_sha256(root / name) for root in roots}]
+
+
+def _sha256(file: Path) -> str:
+    try:
+        return checksum(file.read_bytes())
+    except OSError:
+        return ""
+
+
+def _without_addresses(message: str) -> str:
+    """A message without where things were in memory, which is different in each process."""
+    return re.sub(r"0x[0-9a-fA-F]+", "0x", message)
 
 
 def _prepare(folder: Path, run: Path, states: dict[str, Any], info: dict[str, Any]) -> None:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 SECONDS = 10
@@ -23,9 +26,12 @@ _ORDER = f"-O{os.devnull}"
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "LC_ALL": "C"}
 _KEPT = ("GIT_CONFIG", "GIT_EXEC_PATH")
 """What is left of git's variables: others would point to another repository, where a hook of git's started the program, or bend the questions."""
+_NO_LFS = ("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false")
+"""Content is not fetched: what is here is linked, see `fill_pointers`."""
+_POINTER = re.compile(rb"version https://git-lfs\S*\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\n")
+_LONG_S = 1_800.0
+"""A large working tree takes minutes to be written."""
 _PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
-_LONG = 600.0
-"""The same for what writes a working tree."""
 _AT_ONCE = 400
 """Names in one question: a command line has an end."""
 
@@ -38,7 +44,7 @@ class GitSilent(GitError):
     """Git does not answer: nothing more is to be asked."""
 
 
-def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0) -> bytes:
+def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0, **variables: str) -> bytes:
     """What git answers in a folder.
 
     Args:
@@ -46,6 +52,7 @@ def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0)
         words: the question.
         input: what it reads.
         seconds: how long it may take; `SECONDS` where nothing is said.
+        variables: of its environment.
 
     Raises:
         GitError: it is not installed, gives an error, or takes too long.
@@ -53,8 +60,8 @@ def git(root: Path, *words: str, input: bytes | None = None, seconds: float = 0)
     own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith(_KEPT)}
     try:
         done = subprocess.run(
-            ["git", *_ARGUMENTS, "-C", str(root), *words], input=input, capture_output=True, env=own | _QUIET, timeout=seconds or SECONDS,
-            check=False, stdin=subprocess.DEVNULL if input is None else None,
+            ["git", *_ARGUMENTS, "-C", str(root), *words], input=input, capture_output=True, env=own | _QUIET | variables,
+            timeout=seconds or SECONDS, check=False, stdin=subprocess.DEVNULL if input is None else None,
         )  # fmt: skip
     except FileNotFoundError:
         raise GitError("git is not installed") from None
@@ -193,16 +200,33 @@ def has(root: Path, commit: str) -> bool:
     return True
 
 
-def archived(root: Path, commit: str, largest: int) -> bytes:
-    """The files of a commit as a tar archive.
+def resolved(root: Path, commit: str) -> str:
+    """The 40 digits of a commit that is named in another way, such as ``main~2``."""
+    return git(root, "rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+
+
+def submodule_at(root: Path, commit: str, path: str) -> str | None:
+    """The commit of a submodule that a commit names; None where it has no submodule there."""
+    answer = _names(git(root, "ls-tree", "-z", "--full-tree", commit, "--", path))
+    return answer[0].split()[2] if answer and answer[0].startswith("160000 ") else None
+
+
+def size_of(root: Path, commit: str) -> int:
+    """Bytes of a commit's files together.
 
     Raises:
-        GitError: the commit is not there, or its files are larger than `largest` bytes together.
+        GitError: the commit is not there.
     """
-    sizes = [entry.split()[3] for entry in _names(git(root, "ls-tree", "-r", "-l", "-z", commit))]
-    if (size := sum(int(size) for size in sizes if size.isdigit())) > largest:
-        raise GitError(f"its files have {size:,} bytes")
-    return git(root, "archive", "--format=tar", commit)
+    sizes = [entry.split()[3] for entry in _names(git(root, "ls-tree", "-r", "-l", "-z", "--full-tree", commit))]
+    return sum(int(size) for size in sizes if size.isdigit())
+
+
+def all_tracked(root: Path) -> list[str]:
+    """Every file that git tracks; where git says nothing, every Python file."""
+    try:
+        return _names(git(root, "ls-files", "-z"))
+    except GitError:
+        return [str(path.relative_to(root)) for path in root.rglob("*.py")] if root.is_dir() else []
 
 
 def check_out(root: Path, commit: str, place: Path) -> None:
@@ -211,25 +235,70 @@ def check_out(root: Path, commit: str, place: Path) -> None:
     Raises:
         GitError: the commit is not there, or cannot be checked out.
     """
-    git(root, "worktree", "add", "--quiet", "--detach", "--force", str(place), commit, seconds=_LONG)
+    words = ("-c", "submodule.recurse=false", "worktree", "add", "--quiet", "--detach", "--force", str(place.absolute()), commit)
+    git(root, *_NO_LFS, *words, seconds=_LONG_S)
 
 
 def give_up(root: Path, place: Path) -> None:
-    """Forget a working tree that `check_out` made; its files are removed."""
-    for words in (("worktree", "remove", "--force", "--force", str(place)), ("worktree", "prune")):
-        try:
-            git(root, *words)
-        except GitError:  # what is left of it is in a temporary folder
-            continue
+    """Forget a working tree that `check_out` made or began to make, and no other; its files are removed."""
+    with suppress(GitError):
+        git(root, "worktree", "remove", "--force", "--force", str(place.absolute()), seconds=_LONG_S)
+        return
+    with suppress(GitError, OSError):  # what is left of it is in a temporary folder
+        known = Path(root, os.fsdecode(git(root, "rev-parse", "--git-common-dir")).rstrip("\n"), "worktrees")
+        for entry in known.glob("*/gitdir"):
+            if Path(os.fsdecode(entry.read_bytes()).strip()) == place.absolute() / ".git":
+                shutil.rmtree(entry.parent, ignore_errors=True)
+        known.rmdir()
+
+
+def pointers(place: Path) -> dict[str, str]:
+    """Files of a folder that hold no content but a pointer of git-lfs to it: its SHA-256."""
+    names = all_tracked(place) if (place / ".git").exists() else [str(path.relative_to(place)) for path in place.rglob("*")]
+    if not any(Path(name).name == ".gitattributes" and b"lfs" in (place / name).read_bytes() for name in names):
+        return {}
+    small = [file for file in (place / name for name in names) if not file.is_symlink() and file.is_file() and file.stat().st_size <= 1024]
+    return {str(file.relative_to(place)): match[1].decode() for file in small if (match := _POINTER.match(file.read_bytes()))}
+
+
+def fill_pointers(place: Path, root: Path) -> list[str]:
+    """Link the content of files that git-lfs keeps, from a working tree or its store, where it is what the commit names.
+
+    Args:
+        place: a folder with pointers.
+        root: a working tree with content.
+
+    Returns:
+        files whose content is not there.
+    """
+    missing = []
+    for name, oid in pointers(place).items():
+        store = Path(root, _maybe(root, "rev-parse", "--git-common-dir") or ".git", "lfs", "objects", oid[:2], oid[2:4], oid)
+        found = next((path for path in (root / name, store) if _sha256(path) == oid), None)
+        if found is None:
+            missing.append(name)
+        else:
+            (place / name).unlink()
+            (place / name).symlink_to(found)
+    return missing
 
 
 def apply(place: Path, patch: Path) -> None:
-    """Apply a patch to a working tree.
+    """Apply a patch to a folder, which may be a working tree or none.
 
     Raises:
         GitError: it does not fit.
     """
-    git(place, "apply", "--binary", "--whitespace=nowarn", str(patch), seconds=_LONG)
+    words = ("apply", "--binary", "--whitespace=nowarn", "--no-ignore-whitespace", str(patch))
+    git(place, *words, seconds=_LONG_S, GIT_CEILING_DIRECTORIES=str(place.absolute().parent))  # git passes over what is in another repository
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _names(answer: bytes) -> list[str]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from treadle.core.errors import RunFolderError, UsageError
+from treadle.core.errors import UsageError
 from treadle.provenance import git
 from treadle.provenance.read import read_provenance
 from treadle.provenance.secrets import holds_secret
+from treadle.provenance.source import sources_of
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -57,33 +61,6 @@ def pack(run_folder: Path, target: Path, checkpoints: Iterable[str]) -> list[str
     return notes
 
 
-def unpack(archive: Path, into: Path) -> Path:
-    """Take a run out of an archive, and verify every file; nothing in it is run.
-
-    Args:
-        archive: what `pack` made.
-        into: an empty folder.
-
-    Returns:
-        the run folder.
-
-    Raises:
-        RunFolderError: it is no such archive, or a file in it is missing, damaged, more than was packed, or outside of the folder.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            manifest = json.loads(opened.read(MANIFEST))
-            files = {str(name): (int(one["size"]), str(one["sha256"])) for name, one in manifest["files"].items()}
-            folder = into / PurePosixPath(str(manifest["run"])).name
-            for name, (size, checksum) in files.items():
-                _take(opened, name, size, checksum, folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, zipfile.BadZipFile, NotImplementedError, EOFError) as error:
-        raise RunFolderError(f"{str(archive)!r} is no archive of a run that can be read: {error}") from None
-    if not (folder / "run.json").is_file():
-        raise RunFolderError(f"{str(archive)!r} holds no run")
-    return folder
-
-
 def _files(run_folder: Path, checkpoints: set[str]) -> Iterator[Path]:
     """What goes into the archive, relative to the run folder."""
     for path in sorted(run_folder.rglob("*")):
@@ -106,36 +83,49 @@ def _add(archive: zipfile.ZipFile, path: Path, name: str) -> dict[str, Any]:
 
 def _add_trees(archive: zipfile.ZipFile, run_folder: Path, sums: dict[str, dict[str, Any]]) -> list[str]:
     """Add the files of each commit, so that whoever gets the archive needs no repository."""
-    notes = []
-    for number, entry in enumerate(read_provenance(run_folder).get("code", {}).get("repositories", ())):
-        if not entry["commit"]:
+    record, notes = read_provenance(run_folder), []
+    for source in sources_of(record) if isinstance(record.get("code"), dict) else ():
+        if not source.commit:
             continue
+        named = f"commit {source.commit[:12]} of {source.root}"
         try:
-            tree = git.archived(Path(entry["root"]), entry["commit"], LARGEST_TREE)
-        except git.GitError as error:
-            notes.append(f"commit {entry['commit'][:12]} of {entry['root']} is named and not in the archive: {error}")
+            with tempfile.TemporaryDirectory(prefix="treadle-pack-") as scratch:
+                tree = _tree(source.root, source.commit, Path(scratch))
+                missing = [f"{name} of {named} is kept by git-lfs, and not in the archive" for name in tree.pointers]
+                name = f"provenance/code/{source.number}.tar"
+                sums[name] = _add(archive, tree.file, name)
+        except (git.GitError, OSError) as error:
+            notes.append(f"{named} is not in the archive, which only names it: {error}")
             continue
-        name = f"provenance/code/{number}.tar"
-        archive.writestr(name, tree)
-        sums[name] = {"size": len(tree), "sha256": hashlib.sha256(tree).hexdigest()}
-        if holds_secret(tree):
-            notes.append(f"warning: commit {entry['commit'][:12]} holds something that looks like a secret, and is in the archive")
+        notes += missing
+        notes += [f"warning: {name} of {named} holds something that looks like a secret, and is in the archive" for name in tree.secret]
     return notes
 
 
-def _take(opened: zipfile.ZipFile, name: str, size: int, checksum: str, folder: Path) -> None:
-    place = PurePosixPath(name)
-    if place.is_absolute() or ".." in place.parts or not place.parts or "\\" in name:
-        raise ValueError(f"{name!r} is outside of the folder")
-    target = folder.joinpath(*place.parts)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest, left = hashlib.sha256(), size
-    with opened.open(name) as source, open(target, "wb") as written:
-        while piece := source.read(_PIECE):
-            left -= len(piece)
-            if left < 0:
-                raise ValueError(f"{name} is larger than it was")
-            written.write(piece)
-            digest.update(piece)
-    if left or digest.hexdigest() != checksum:
-        raise ValueError(f"{name} is damaged, its checksum does not match")
+@dataclass
+class _Tree:
+    """The files of a commit as one file; which of them are pointers of git-lfs, and which hold a secret."""
+
+    file: Path
+    pointers: list[str]
+    secret: list[str] = field(default_factory=list)
+
+
+def _tree(root: Path, commit: str, scratch: Path) -> _Tree:
+    """The files of a commit as they are checked out: ``git archive`` would leave out and rewrite what attributes tell it to."""
+    if (size := git.size_of(root, commit)) > LARGEST_TREE:
+        raise git.GitError(f"its files have {size:,} bytes, more than {LARGEST_TREE:,}")
+    place = scratch / "tree"
+    try:
+        git.check_out(root, commit, place)
+        tree = _Tree(scratch / "tree.tar", [*git.pointers(place)])
+        with tarfile.open(tree.file, "w") as tar:
+            for name in git.all_tracked(place):
+                file = place / name
+                if file.is_symlink() or file.is_file():
+                    tar.add(file, name)
+                    if not file.is_symlink() and holds_secret(file.read_bytes()):
+                        tree.secret.append(name)
+        return tree
+    finally:
+        git.give_up(root, place)

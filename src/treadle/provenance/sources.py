@@ -214,6 +214,7 @@ def _keep_copies(kept: Kept, root: Path, number: int, imported: list[str], other
             continue
         room, places = room - len(content), places - 1
         entry["untracked"].append(name)
+        entry.setdefault("copies", {})[name] = hashlib.sha256(content).hexdigest()
         kept.contents[f"{number}/{name}"] = content
 
 

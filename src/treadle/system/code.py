@@ -13,8 +13,13 @@ from treadle.core.places import is_users
 
 def own_sources() -> list[Path]:
     """The Python files that are imported and belong to no installed distribution, sorted."""
-    found = {Path(module.__file__) for module in list(sys.modules.values()) if is_own(module) and module.__file__}
+    found = {_plain(Path(module.__file__)) for module in list(sys.modules.values()) if is_own(module) and module.__file__}
     return sorted(path for path in found if path.is_absolute() and path.is_file())  # some modules only pretend to be files
+
+
+def _plain(path: Path) -> Path:
+    """The path without ``..``: that of a script is as it was typed."""
+    return path.resolve() if ".." in path.parts else path
 
 
 def is_own(module: ModuleType) -> bool:
