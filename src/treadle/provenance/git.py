@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -161,8 +161,9 @@ def filtered(root: Path, names: list[str]) -> set[str]:
     return {name for name, value in zip(answer[::3], answer[2::3], strict=False) if value not in ("unspecified", "unset", "")}
 
 
-def patch(root: Path, names: list[str]) -> bytes:
+def patch(root: Path, names: Iterable[str]) -> bytes:
     """The difference between the commit and the working tree for some files, as `apply` takes it."""
+    names = list(names)
     words = (*_unfiltered(root), "diff", "HEAD", *_DIFF, *_PREFIXES, _ORDER, "--") if names else ()
     return b"".join(git(root, *words, *(f":(top,literal){name}" for name in some)) for some in _in_parts(names))
 
