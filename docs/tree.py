@@ -16,7 +16,7 @@ OTHERS = {
     "tests/guarantees": "the promises, proved: killed, repeated, resumed, compared bit by bit",
     "tests": "the behaviour of each room, bad input, layers, the public names, this README",
     "benchmarks": "what it costs, measured",
-    "docs": "the site: tour, concepts 1-7, how-to pages, reference, errors, questions, guarantees, decisions",
+    "docs": "the site: tour, concepts 1-8, how-to pages, reference, errors, questions, guarantees, decisions",
     "Makefile": "demo, test, lint, docs, check",
     "constraints.txt": "the exact versions that make installs",
 }
