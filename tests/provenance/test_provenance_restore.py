@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
