@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import shutil
@@ -90,6 +91,9 @@ def make_again(
     record, state = _readable(run, name)
     result = Again(run)
     result.problems = _edited(run) + _accepted(run) + other_environment(record.get("environment", {}))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(target.parent, os.W_OK):  # better now than after hours
+        raise UsageError(f"{str(target.parent)!r} cannot be written to; --into DIR says where the new run goes")
     told("bringing back the code")
     with restored(record, run / "provenance", scratch / "code", repository=repository, at=at) as code:
         result.problems += code.problems
@@ -162,7 +166,6 @@ def _live(program: Program, record: Mapping[str, Any], state: Mapping[str, Any],
         steps = now.steps  # a program that stops itself: it was started again the first time, too
     result.seconds = time.monotonic() - began
     result.last_words = life.last_words if life.code and now.status not in _OPEN else ""
-    target.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(runs / name, target)
     result.again = target
 
@@ -217,6 +220,9 @@ def _judge(run: Path, again: Path, state: Mapping[str, Any], result: Again) -> N
     if step is not None and (result.difference is None or result.difference.step is None or step < result.difference.step):
         name = next(name for name in sorted({*before[step], *now[step]}) if before[step].get(name) != now[step].get(name))
         result.difference = Difference("weights", step, f"the checkpoint's {name}", *(side[step].get(name, "absent")[:12] for side in (before, now)))
+    ends = str(state.get("status")), str(read_record(again).get("status"))
+    if result.difference is None and not is_open and ends[0] != ends[1]:
+        result.difference = Difference("steps", None, "how it ended", *ends)
     compared = sum(result.counts.get(kind, 0) for kind in ("journal rows", "tensors", "checkpoints"))
     result.identical = result.difference is None and compared > 0
 
