@@ -54,12 +54,12 @@ def everything(root):
     return found
 
 
-def record(root, *imported, run_folder="nowhere", here=None):
+def record(root, *imported, here=None):
     """What is kept of the code when these files are imported; and nothing in the repository is another."""
     sources._own_code.cache_clear()
     files = tuple(root / name for name in imported)
     before = everything(root)
-    kept = sources._own_code(files, (0.0,) * len(files), here or root, Path(run_folder).absolute())
+    kept = sources._own_code(files, (0.0,) * len(files), here or root)
     assert everything(root) == before
     return kept
 
@@ -226,7 +226,7 @@ def test_a_project_behind_a_link_is_one_repository(root, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "own_sources", lambda: [tmp_path / "link" / "a.py"])
     monkeypatch.chdir(root)
     sources._own_code.cache_clear()
-    assert only(sources.own_code(tmp_path / "run"))["root"] == str(root)
+    assert only(sources.own_code())["root"] == str(root)
 
 
 # --- git that is not as it should be ---
@@ -246,7 +246,7 @@ def test_variables_of_a_hook_change_nothing(root, tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_INDEX_FILE", "/nowhere")
     monkeypatch.setenv("GIT_LITERAL_PATHSPECS", "1")
     sources._own_code.cache_clear()
-    entry = only(sources._own_code((root / "a.py",), (0.0,), root, tmp_path / "run"))
+    entry = only(sources._own_code((root / "a.py",), (0.0,), root))
     assert (entry["changed"], bool(entry["patch"]), entry["untracked"]) == (["a.py"], True, [])
 
 
@@ -360,7 +360,8 @@ def test_runs_are_no_sources(root):
         for file in (name, "config.yaml", "plots/data.csv"):
             (root / folder / file).write_text("{}")
     (root / "results/notes.md").write_text("mine\n")
-    assert only(record(root, "a.py", run_folder=root / "results/c"))["untracked"] == ["results/notes.md"]
+    (root / "results/c/provenance").mkdir()  # one that is about to begin
+    assert only(record(root, "a.py"))["untracked"] == ["results/notes.md"]
 
 
 @pytest.mark.parametrize("where", ["changed", "removed", "binary", "new", "named"])

@@ -165,4 +165,4 @@ def test_a_working_folder_that_is_gone_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert record.own_code(tmp_path).facts["notes"] == []
+    assert record.own_code().facts["notes"] == []

@@ -62,7 +62,7 @@ class Record:
             data: the fingerprint of each dataset, by name.
         """
         try:
-            self._kept = own_code(self._run_folder)
+            self._kept = own_code()
             self._facts = {
                 "format": FORMAT,
                 "treadle": version("treadle"),

@@ -43,23 +43,19 @@ class Kept:
     contents: dict[str, bytes] = field(default_factory=dict)
 
 
-def own_code(run_folder: Path) -> Kept:
-    """The user's code, as it is now. Whatever cannot be found out is a note, and never an error.
-
-    Args:
-        run_folder: the run's own folder; it is no source.
-    """
+def own_code() -> Kept:
+    """The user's code, as it is now. Whatever cannot be found out is a note, and never an error."""
     files = dict.fromkeys(file.parent.resolve() / file.name for file in own_sources())  # one address for what links lead to
-    return _own_code(tuple(files), tuple(map(_stamp, files)), _here(), run_folder.resolve())
+    return _own_code(tuple(files), tuple(map(_stamp, files)), _here())
 
 
 @lru_cache(maxsize=1)  # a program may make thousands of runs
-def _own_code(files: tuple[Path, ...], stamps: tuple[float, ...], here: Path | None, run_folder: Path) -> Kept:
+def _own_code(files: tuple[Path, ...], stamps: tuple[float, ...], here: Path | None) -> Kept:
     """As `own_code`, once for the same files: what is in memory is what they were, and not what they become."""
     kept = Kept({"repositories": [], "files": {}, "paths": _import_paths(), "notes": []})
     roots = _roots([*files, *([here / "?"] if here else [])])
     for root in roots:
-        _keep_repository(kept, root, [file for file in files if _home(file, roots) == root], run_folder)
+        _keep_repository(kept, root, [file for file in files if _home(file, roots) == root])
     loose = [file for file in files if _home(file, roots) is None]
     for root, inside in _by_import_root(loose).items():
         names = [str(file.relative_to(root)) for file in inside]
@@ -106,7 +102,7 @@ def _home(file: Path, roots: list[Path]) -> Path | None:
     return max((root for root in roots if file.is_relative_to(root)), key=lambda root: len(root.parts), default=None)
 
 
-def _keep_repository(kept: Kept, root: Path, own: list[Path], run_folder: Path) -> None:
+def _keep_repository(kept: Kept, root: Path, own: list[Path]) -> None:
     number = _add_entry(kept, root)
     entry = kept.facts["repositories"][number]
     names = [str(file.relative_to(root)) for file in own]
@@ -114,7 +110,7 @@ def _keep_repository(kept: Kept, root: Path, own: list[Path], run_folder: Path) 
         entry["commit"] = git.commit_of(root)
         entry["branch"] = git.branch_of(root)
         entry["remote"] = (address := git.remote_of(root)) and without_login(address)
-        others = _sources(root, git.untracked(root, staged=entry["commit"] is None), run_folder)
+        others = _sources(root, git.untracked(root, staged=entry["commit"] is None))
         if entry["commit"] is not None:
             changed = git.changed(root)
             filtered = git.filtered(root, list(changed))
@@ -175,21 +171,23 @@ def _is_given_back(file: Path, blob: str, is_changed: bool, is_filtered: bool) -
     return git.blob(content, blob) == blob
 
 
-def _sources(root: Path, names: list[str], run_folder: Path) -> list[str]:
+def _sources(root: Path, names: list[str]) -> list[str]:
     """Those of some untracked files that are code, or values for it, code first; what runs left is not."""
-    runs: dict[str, bool] = {"": _is_run(root, run_folder)}
+    runs: dict[str, bool] = {"": _is_run(root)}
 
     def in_run(folder: str) -> bool:
         if folder not in runs:
-            runs[folder] = in_run(folder.rpartition("/")[0]) or _is_run(root / folder, run_folder)
+            runs[folder] = in_run(folder.rpartition("/")[0]) or _is_run(root / folder)
         return runs[folder]
 
     found = (name for name in names if _SOURCES.fullmatch(name.rpartition("/")[2]) and not in_run(name.rpartition("/")[0]))
     return sorted(found, key=lambda name: (not name.endswith((".py", ".ipynb")), name))
 
 
-def _is_run(folder: Path, run_folder: Path) -> bool:
-    return folder == run_folder or any(os.access(folder / name, os.F_OK) for name in ("run.json", "metrics.jsonl"))
+def _is_run(folder: Path) -> bool:
+    """Whether it is the folder of a run, also of one that is about to begin."""
+    there = [os.access(folder / name, os.F_OK) for name in ("run.json", "metrics.jsonl", "lock", "provenance")]
+    return there[0] or there[1] or all(there[2:])
 
 
 # --- copies ---
