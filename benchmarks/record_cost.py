@@ -48,7 +48,7 @@ def repository(root: Path, files: int) -> None:
             folder.mkdir(parents=True)
         (folder / f"file {number}.py").write_text(f"x = {number}\n")
     (root / "src" / "part.py").write_text("x = 1\n")
-    (root / ".gitignore").write_text("__pycache__\n")
+    (root / ".gitignore").write_text("__pycache__\nresults\n")
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-q", "-m", "all")):
         subprocess.run([*GIT, *words], cwd=root, check=True)
     for number in range(0, min(files, 20)):
