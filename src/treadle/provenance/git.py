@@ -23,6 +23,7 @@ _NO_LFS = ("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filte
 _POINTER = re.compile(rb"version https://git-lfs\S*\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\n")
 _LONG_S = 1_800.0
 """A large working tree takes minutes to be written."""
+_INSTALLED = frozenset({"site-packages", ".venv", "venv", "node_modules"})
 _QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
 _OF_A_HOOK = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX", "GIT_EXTERNAL_DIFF")
 """Variables that would point to another repository, where a hook of git's started the program."""
@@ -169,7 +170,7 @@ def all_tracked(root: Path) -> list[str]:
     try:
         return _names(git(root, "ls-files", "-z"))
     except GitError:
-        return [str(path.relative_to(root)) for path in root.rglob("*.py")] if root.is_dir() else []
+        return [str(path.relative_to(root)) for path in root.rglob("*.py") if _INSTALLED.isdisjoint(path.parts)]
 
 
 def check_out(root: Path, commit: str, place: Path) -> None:
