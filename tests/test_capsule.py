@@ -299,7 +299,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path):
 
 def test_a_skip_goes_on_where_it_cannot_be_kept(tmp_path, capsys):
     part = Stateful()
-    given = config(tmp_path / "run", "3 steps", non_finite="skip", checkpoint=treadle.CheckpointConfig(every="1000 epochs"))
+    given = config(tmp_path / "run", "3 steps", skip_non_finite=10, checkpoint=treadle.CheckpointConfig(every="1000 epochs"))
     with treadle.Run(given) as run:
         model, optimizer = run.prepare(build(), SGD)
         run.track(model=model, optimizer=optimizer, part=part)

@@ -112,9 +112,9 @@ class Failures:
         Raises:
             NonFiniteLoss: it does not, or this was one too many.
         """
-        limit, left_out = self._config.non_finite_limit, self.skipped
-        if self._config.non_finite == "stop" or left_out >= limit:
-            more = "" if self._config.non_finite == "stop" else f"; {left_out} updates were left out before it, and non_finite_limit is {limit}"
+        limit, left_out = self._config.skip_non_finite, self.skipped
+        if left_out >= limit:
+            more = f"; {left_out} updates were left out before it, and skip_non_finite is {limit}" if limit else ""
             self._refused = NonFiniteLoss(what + more)
             raise self._refused
         kept = self._keep(NonFiniteLoss(what))

@@ -64,7 +64,7 @@ class Loop:
         self.events: Events = run.events
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict()))
-        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.non_finite == "skip")
+        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
         self.begun = self.inside = self.over = self.evaluated = False

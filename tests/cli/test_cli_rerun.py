@@ -39,7 +39,7 @@ with treadle.Run(config) as run:
             os.kill(os.getppid(), signal.SIGTERM)
             signal.pause()
 """
-GIT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+GIT = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull, "GIT_OPTIONAL_LOCKS": "0"}
 
 
 def ask(root, *words):

@@ -134,7 +134,7 @@ def test_a_loss_in_the_middle_of_a_cut_batch(tmp_path, precision):
 
 # --- skip ---
 
-SKIP = {"non_finite": "skip"}
+SKIP = {"skip_non_finite": 10}
 OPTIMIZERS = {
     "sgd": SGD,
     "momentum": partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
@@ -176,8 +176,8 @@ def test_a_bad_gradient_left_no_trace_in_the_optimizer(tmp_path):
 
 
 def test_one_too_many_stops(tmp_path):
-    with pytest.raises(NonFiniteLoss, match=r"the loss is nan at step 4.*2 updates were left out before it, and non_finite_limit is 2") as caught:
-        fit(tmp_path / "run", bad_loss, data([4, 9, 13]), non_finite_limit=2, **SKIP)
+    with pytest.raises(NonFiniteLoss, match=r"the loss is nan at step 4.*2 updates were left out before it, and skip_non_finite is 2") as caught:
+        fit(tmp_path / "run", bad_loss, data([4, 9, 13]), skip_non_finite=2)
     assert "step-000004" in caught.value.__notes__[0]
     assert capsules(tmp_path / "run") == ["step-000002", "step-000003", "step-000004"]
 

@@ -132,10 +132,8 @@ class Config(Checked):
     """Leave out the last batch of an epoch where it is smaller."""
     clip: PositiveFloat | None = None
     """Largest norm of the gradient of one optimizer step; None does not clip. (`step.update(clip=...)` in an own loop.)"""
-    non_finite: Literal["stop", "skip"] = "stop"
-    """What to do where a loss or a gradient is NaN or infinite: stop before anything is updated, or leave that update out and count it."""
-    non_finite_limit: PositiveInt = 10
-    """With "skip": how many updates may be left out before the run stops."""
+    skip_non_finite: Annotated[int, Ge(0)] = 0
+    """How many updates may be left out because the loss or the gradient is NaN or infinite; one more stops the run, before it updates anything."""
     time_limit: Time | None = None
     """Stop after this time, saved and ready to continue: "2 hours", "90 minutes" or seconds."""
     machine: MachineConfig = field(default_factory=MachineConfig)

@@ -31,6 +31,7 @@ _NO_LFS = ("-c", "filter.lfs.smudge=", "-c", "filter.lfs.process=", "-c", "filte
 _POINTER = re.compile(rb"version https://git-lfs\S*\n(?:ext-.*\n)*oid sha256:([0-9a-f]{64})\n")
 _LONG_S = 1_800.0
 """A large working tree takes minutes to be written."""
+_INSTALLED = frozenset({"site-packages", ".venv", "venv", "node_modules"})
 _PREFIXES = ("--src-prefix=a/", "--dst-prefix=b/")
 _AT_ONCE = 400
 """Names in one question: a command line has an end."""
@@ -227,7 +228,7 @@ def all_tracked(root: Path) -> list[str]:
     try:
         return _names(git(root, "ls-files", "-z"))
     except GitError:
-        return [str(path.relative_to(root)) for path in root.rglob("*.py")] if root.is_dir() else []
+        return [str(path.relative_to(root)) for path in root.rglob("*.py") if _INSTALLED.isdisjoint(path.parts)]
 
 
 def check_out(root: Path, commit: str, place: Path) -> None:

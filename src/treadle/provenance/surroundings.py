@@ -26,13 +26,21 @@ def link_beside(source: Source, place: Path, apart: list[Path]) -> list[str]:
         what a person should know about it.
     """
     try:
-        names = git.beside(source.root) if source.commit else sorted(path.name for path in source.root.iterdir())
-    except (git.GitError, OSError):  # it is another machine
+        names = _names(source)
+    except OSError:  # it is another machine
         return []
     linked = [path for name in names for path in _link(source.root / name, place / name, apart)]
     shown = [str(path.relative_to(source.root)) for path in linked if not (path / "run.json").exists()]
     more = f" and {len(shown) - _NAMED:,} more" if len(shown) > _NAMED else ""
     return [f"in no record, and linked as it is now in {source.root}: {', '.join(shown[:_NAMED])}{more}"] if shown else []
+
+
+def _names(source: Source) -> list[str]:
+    """What may be linked: what is in no commit; everything where nobody knows of a commit any more."""
+    if source.commit and (source.root / ".git").exists():
+        with suppress(git.GitError):
+            return git.beside(source.root)
+    return sorted(path.name for path in source.root.iterdir())
 
 
 def link_surroundings(roots: Iterable[Path], into: Path) -> None:
