@@ -380,3 +380,31 @@ def test_a_bug_of_our_own_is_still_said_to_be_one(tmp_path, monkeypatch):
     with pytest.raises(AssertionError) as caught:
         treadle.train(build, loss_of, data(), optimizer=SGD, config=config(tmp_path / "run"))
     assert "raised inside Treadle" in caught.value.__notes__[0] and "treadle replay" in caught.value.__notes__[1]
+
+
+class Counted(torch.utils.data.IterableDataset):
+    """A stream that says where it is."""
+
+    def __init__(self):
+        self.at = 0
+
+    def __iter__(self):
+        while self.at < 24:
+            self.at += 1
+            yield torch.full((3,), float("nan") if self.at == 14 else float(self.at)), torch.zeros(1)
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+
+
+def test_a_stream_stands_before_the_batch(tmp_path):
+    """What goes on from the capsule reads that very batch again, and not the one after it."""
+    settings = treadle.Config(run_dir=str(tmp_path / "run"), duration="5 steps", batch_size=4, log=treadle.LogConfig(console="quiet"))
+    with pytest.raises(NonFiniteLoss, match="step 4"):
+        treadle.train(torch.nn.Linear(3, 1), torch.nn.MSELoss(), Counted(), optimizer=torch.optim.SGD, config=settings)
+    states, info = read_checkpoint(tmp_path / "run/capsules/step-000004")
+    assert (info["step"], states["run"]["stream"]["state"]) == (4, {"at": 12})

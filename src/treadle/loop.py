@@ -63,7 +63,7 @@ class Loop:
         self._means = Means()
         self.events: Events = run.events
         self.tracked = Tracked()
-        self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict()))
+        self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
@@ -73,6 +73,7 @@ class Loop:
         """What is different from the state so far, and was accepted."""
         self._mark: dict[str, Any] | None = None
         """Where a stream is; other data is where the progress says."""
+        self._mark_before: dict[str, Any] | None = None
         self._log_every, self._save_every = Duration.parse(config.log.every), Duration.parse(config.checkpoint.every)
         self._stop = StopRequest(None if config.time_limit is None else parse_seconds(config.time_limit))
         self._listening = ExitStack()
@@ -106,7 +107,7 @@ class Loop:
         values = {name: schedule(progress) for name, schedule in self._schedules.items()} if self._schedules else {}
         if self._mark is None and batch.mark is not None:
             encode(batch.mark["state"], "the data")  # what cannot be saved is seen now, and not at the first checkpoint
-        self._mark = batch.mark
+        self._mark_before, self._mark = self._mark, batch.mark
         self.step.begin(progress.steps + 1, batch, values)
         self.before, self.after = progress, progress.advanced(self.step.samples, batch.positions, batch.ends_epoch)
         if progress.into_epoch == 0:
@@ -317,7 +318,7 @@ class Loop:
         if journal is not None:
             self.checkpoints.begin(
                 self.progress,
-                self._states(journal, get_rng_state(), self._means.state_dict()),
+                self._states(journal, get_rng_state(), self._means.state_dict(), self._mark),
                 best,
                 wait=wait,
                 before=self._log.sync,
@@ -343,7 +344,7 @@ class Loop:
         path, best, last = self._folder.path, self.checkpoints.best, self.checkpoints.last
         self._folder.write_record({**facts, "best": best and str(best.relative_to(path)), "last": last and str(last.relative_to(path))})
 
-    def _states(self, journal: int, rng: dict[str, Any], means: dict[str, Any]) -> dict[str, Any]:
+    def _states(self, journal: int, rng: dict[str, Any], means: dict[str, Any], mark: dict[str, Any] | None) -> dict[str, Any]:
         """Everything that is in a checkpoint."""
         own = {
             "progress": {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")},
@@ -352,7 +353,7 @@ class Loop:
             "journal": journal,
             "skipped": self._failures.skipped,
             "settings": self.tracked.settings(),
-            "stream": self._mark,
+            "stream": mark,
             "means": means,
             "rng": rng,
         }

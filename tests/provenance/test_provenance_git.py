@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -223,7 +224,7 @@ def test_a_worktree_and_a_shallow_clone_are_repositories(root, tmp_path):
 
 def test_a_project_behind_a_link_is_one_repository(root, tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(root)
-    monkeypatch.setattr(sources, "own_sources", lambda: [tmp_path / "link" / "a.py"])
+    monkeypatch.setattr(sources, "own_modules", lambda: {tmp_path / "link" / "a.py": ModuleType("a")})
     monkeypatch.chdir(root)
     sources._own_code.cache_clear()
     assert only(sources.own_code())["root"] == str(root)
@@ -403,3 +404,36 @@ def test_code_that_python_cannot_read_means_its_bytes():
     deep = b"x = " + b"+".join([b"1"] * 5000)
     for content in (b"def f(:\n", b"\0", deep):
         assert sources._meaning(content) == hashlib.sha256(content).hexdigest()
+
+
+# --- several runs in one process ---
+
+
+def test_a_file_that_is_edited_while_a_program_goes_on_is_recorded_as_it_was_imported(root, monkeypatch):
+    """The second run of a sweep runs what is in memory; after a reload that is the new file."""
+    module, before = ModuleType("a"), (root / "a.py").read_bytes()
+    monkeypatch.setattr(sources, "own_modules", lambda: {root / "a.py": module})
+    monkeypatch.chdir(root)
+
+    def taken():
+        sources._own_code.cache_clear()
+        kept = sources.own_code()
+        return kept.facts["files"]["a.py"]["sha256"], kept.contents.get("0/a.py")
+
+    first = taken()
+    assert first == (hashlib.sha256(before).hexdigest(), None)
+    (root / "a.py").write_text("edited = True\n")
+    assert taken() == (first[0], before)  # the commit has it too, but the patch would spoil it
+    module = ModuleType("a")
+    assert taken()[0] == hashlib.sha256(b"edited = True\n").hexdigest()
+
+
+def test_git_is_asked_again_for_a_later_run(root, monkeypatch):
+    monkeypatch.setattr(sources, "own_modules", dict)
+    monkeypatch.chdir(root)
+    clock = iter([10.0, 11.0, 20.0])
+    monkeypatch.setattr(sources.time, "monotonic", lambda: next(clock))
+    sources._own_code.cache_clear()
+    assert only(sources.own_code())["untracked"] == []
+    (root / "values.yaml").write_text("a: 1\n")
+    assert [only(sources.own_code())["untracked"] for _ in range(2)] == [[], ["values.yaml"]]

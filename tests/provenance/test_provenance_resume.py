@@ -138,6 +138,9 @@ def test_a_damaged_record_stops_nobody(capsys):
         cut_short()
         Path("results/b/provenance/record.json").write_text(damage)
         assert fit(duration="4 steps").status == "finished"
+        if damage in ("{", "[]"):
+            assert "the record of what made the run so far cannot be read" in (said := capsys.readouterr()).out + said.err
+            assert Path("results/b/provenance/until-000000/record.json").read_text() == damage
         __import__("shutil").rmtree("results/b")
 
 

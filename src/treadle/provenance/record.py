@@ -52,6 +52,8 @@ class Record:
         self._kept = Kept({})
         self._found = Differences()
         self._began = self._known = False
+        self._unread = ""
+        """Why the record of the run so far cannot be compared."""
 
     def take(self, config: Any, device: torch.device, data: Mapping[str, Any]) -> None:
         """Find out how things are now.
@@ -87,7 +89,10 @@ class Record:
         """
         before = read_provenance(self._run_folder)
         self._known = "config" in before
-        if not self._known or not self._facts:
+        if not self._known:
+            self._unread = before.get("damaged", "there is none")
+            return
+        if not self._facts:
             return
         try:
             self._found = differences(before, self._facts, data, lambda key: is_place(config, key))
@@ -118,6 +123,8 @@ class Record:
             self._began = True
         except Exception as error:  # a full disk, or a value of a config that JSON does not know
             self._say(f"warning: the record of the run cannot be written: {getattr(error, 'strerror', None) or error}")
+        if self._unread and not is_new:
+            self._say(f"warning: the record of what made the run so far cannot be read ({self._unread}), so nothing was compared with it")
         for lines, what in ((self._found.changing, "accepted: "), (self._found.other, "")):
             for line in lines:
                 self._say(f"{what}{line}")
@@ -142,7 +149,7 @@ class Record:
             (self._folder / "history.jsonl").unlink(missing_ok=True)
         if self._known and not self._found.changing:
             return
-        if self._known:
+        if not is_new:
             self._put_aside(step)
         code, beside = self._folder / "code", self._folder / ".code.tmp"
         for old in (beside, code):
@@ -156,7 +163,9 @@ class Record:
         write_json(self._folder / "record.json", self._facts)
 
     def _put_aside(self, step: int) -> None:
-        """Keep the record that counted so far."""
+        """Keep what there is of the record that counted so far."""
+        if not (self._folder / "record.json").exists():
+            return
         aside = self._folder / f"until-{step:06d}"
         if aside.exists():  # two starts at the same step
             discard(aside)

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+import time
 import warnings
 from collections.abc import Iterable
 from contextlib import suppress
@@ -23,7 +24,7 @@ from typing import Any
 
 from treadle.provenance import git
 from treadle.provenance.secrets import holds_secret, is_secret_file, without_login
-from treadle.system.code import is_own, own_sources
+from treadle.system.code import is_own, own_modules
 
 LARGEST_FILE, LARGEST_COPY, MOST_FILES = 10 * 2**20, 50 * 2**20, 500
 """Bytes of one file, bytes of a repository's files together, and their number: what is over is listed and not kept."""
@@ -45,13 +46,23 @@ class Kept:
 
 def own_code() -> Kept:
     """The user's code, as it is now. Whatever cannot be found out is a note, and never an error."""
-    files = dict.fromkeys(file.parent.resolve() / file.name for file in own_sources())  # one address for what links lead to
-    return _own_code(tuple(files), tuple(map(_stamp, files)), _here())
+    found = {file.parent.resolve() / file.name: module for file, module in own_modules().items()}  # one address for what links lead to
+    loads = [getattr(module, "__spec__", None) or module for module in found.values()]  # another one after a reload
+    for file, load in zip(found, loads, strict=True):
+        if file not in _SEEN or _SEEN[file][0] is not load:
+            _SEEN[file] = (load, _read(file))
+    return _own_code(tuple(found), tuple(map(id, loads)), _here(), int(time.monotonic() / _FRESH_S))
 
 
-@lru_cache(maxsize=1)  # a program may make thousands of runs
-def _own_code(files: tuple[Path, ...], stamps: tuple[float, ...], here: Path | None) -> Kept:
-    """As `own_code`, once for the same files: what is in memory is what they were, and not what they become."""
+_SEEN: dict[Path, tuple[object, bytes]] = {}
+"""What was in a file when this process first made a record of it: what it runs, also where the file is edited after that."""
+_FRESH_S = 5.0
+"""For so long what git said holds: a program may make thousands of short runs."""
+
+
+@lru_cache(maxsize=1)
+def _own_code(files: tuple[Path, ...], loads: tuple[object, ...], here: Path | None, asked: int = 0) -> Kept:
+    """As `own_code`, for these files."""
     kept = Kept({"repositories": [], "files": {}, "paths": _import_paths(), "notes": []})
     roots = _roots([*files, *([here / "?"] if here else [])])
     for root in roots:
@@ -66,10 +77,15 @@ def _own_code(files: tuple[Path, ...], stamps: tuple[float, ...], here: Path | N
     return kept
 
 
-def _stamp(file: Path) -> float:
+def _content(file: Path) -> bytes:
+    """What was imported from a file; what is in it, where nothing was."""
+    return _SEEN[file][1] if file in _SEEN else _read(file)
+
+
+def _read(file: Path) -> bytes:
     with suppress(OSError):
-        return file.stat().st_mtime_ns
-    return 0
+        return file.read_bytes()
+    return b""
 
 
 def _here() -> Path | None:
@@ -164,10 +180,11 @@ def _not_given_back(root: Path, names: list[str], changed: list[str], filtered: 
 def _is_given_back(file: Path, blob: str, is_changed: bool, is_filtered: bool) -> bool:
     try:
         content = os.fsencode(file.readlink()) if file.is_symlink() else file.read_bytes()
+        is_edited = file.read_bytes() != _content(file)  # since it was imported
     except OSError:
         return True  # there is nothing to keep
-    if is_changed:
-        return not is_filtered and b"\r\n" not in content
+    if is_changed or is_edited:
+        return not is_edited and not is_filtered and b"\r\n" not in content
     return git.blob(content, blob) == blob
 
 
@@ -206,7 +223,7 @@ def _keep_copies(kept: Kept, root: Path, number: int, imported: list[str], other
             _leave_out(entry, root, name, why)
             continue
         try:
-            content = (root / name).read_bytes()
+            content = _content(root / name) if name in imported else (root / name).read_bytes()
         except OSError as error:
             _leave_out(entry, root, name, str(error.strerror))
             continue
@@ -271,10 +288,7 @@ def _name(file: Path, repositories: list[dict[str, Any]]) -> str:
 
 def _digests(file: Path) -> dict[str, str]:
     """What a file is, and what it means: `meaning` changes only where the code does."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        return {"sha256": "", "meaning": "", "why": str(error.strerror)}
+    content = _content(file)
     return {"sha256": hashlib.sha256(content).hexdigest(), "meaning": _meaning(content)}
 
 

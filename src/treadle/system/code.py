@@ -11,10 +11,10 @@ from types import FrameType, ModuleType
 from treadle.core.places import is_users
 
 
-def own_sources() -> list[Path]:
-    """The Python files that are imported and belong to no installed distribution, sorted."""
-    found = {_plain(Path(module.__file__)) for module in list(sys.modules.values()) if is_own(module) and module.__file__}
-    return sorted(path for path in found if path.is_absolute() and path.is_file())  # some modules only pretend to be files
+def own_modules() -> dict[Path, ModuleType]:
+    """The modules that belong to no installed distribution, by their Python files, sorted."""
+    found = {_plain(Path(module.__file__)): module for module in list(sys.modules.values()) if is_own(module) and module.__file__}
+    return {path: found[path] for path in sorted(found) if path.is_absolute() and path.is_file()}  # some only pretend to be files
 
 
 def _plain(path: Path) -> Path:
@@ -31,7 +31,7 @@ def is_own(module: ModuleType) -> bool:
 def code_digest() -> str:
     """A digest of their names and contents: another one after any edit."""
     files = []
-    for path in own_sources():
+    for path in own_modules():
         with suppress(OSError):  # imported from a place that is gone
             files.append((path.name, path.read_bytes()))
     digest = hashlib.sha256()
