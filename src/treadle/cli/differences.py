@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -17,6 +15,7 @@ from treadle.config.describe import shown
 from treadle.core.structure import same
 from treadle.log.journal import read_journal
 from treadle.log.writer import COUNTERS, Row, is_clock
+from treadle.provenance.git import GitError, git
 
 _ABSENT = object()
 _FACTS = ("python", "platform", "host", "cpu", "cores", "threads", "device", "gpus", "driver", "torch_build")
@@ -147,13 +146,11 @@ def git_stat(root: str, one: str, other: str) -> list[str]:
     """The lines of ``git diff --stat`` between two commits; none where the repository, or one of them, is gone."""
     if not Path(root).is_dir() or one.startswith("-") or other.startswith("-"):
         return []
-    command = ["git", "-C", root, "diff", "--stat=100", "--no-ext-diff", "--no-textconv", "--no-color", one, other, "--"]
-    settings = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     try:
-        done = subprocess.run(command, capture_output=True, check=False, timeout=_GIT_S, stdin=subprocess.DEVNULL, env=settings)
-    except (OSError, subprocess.TimeoutExpired, ValueError):
+        found = git(Path(root), "diff", "--stat=100", "--no-ext-diff", "--no-textconv", "--no-color", one, other, "--", seconds=_GIT_S)
+    except GitError:
         return []
-    return done.stdout.decode(errors="replace").rstrip().splitlines() if done.returncode == 0 else []
+    return found.decode(errors="replace").rstrip().splitlines()
 
 
 def word(value: Any) -> str:
