@@ -7,8 +7,8 @@ BIN := .venv/bin
 demo: .venv/demo  ## train LeNet-5 on MNIST
 	$(BIN)/treadle demo
 
-test: .venv/dev  ## every test
-	$(BIN)/python -m pytest
+test: .venv/dev  ## every test, on every core
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 faults: .venv/dev  ## kill runs hundreds of times, and crash one at every file operation: about ten minutes
 	$(BIN)/python tests/campaign.py
