@@ -1,4 +1,4 @@
-"""The text of somebody else's exception, fit to be kept: it may hold the address that was asked for, with everything that opens it."""
+"""The text of an exception, fit to be kept: without what opens the addresses in it."""
 
 from __future__ import annotations
 
