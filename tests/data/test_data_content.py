@@ -1,7 +1,10 @@
 """Digests of items: equal for the same bits in the same structure, different for anything else."""
 
 import dataclasses
+import os
 import random
+import subprocess
+import sys
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -105,6 +108,32 @@ def test_a_digest_is_a_function_of_the_content(value):
 
     assert digest(value) == digest(copy.deepcopy(value))
     assert digest([value]) != digest(value)
+
+
+class Graph:
+    """An item of a class of its own, which knows itself."""
+
+    def __init__(self, scale=1.0, name="ä"):
+        self.x, self.names, self.name = torch.arange(3.0) * scale, {"b", "a", "c"}, name
+        self.parts = [np.ones(2) * scale, SimpleNamespace(weight=torch.nn.Parameter(torch.ones(2)), bytes=self.x.untyped_storage())]
+        self.parts.append(self)
+
+
+def test_an_object_is_digested_by_what_it_holds_and_not_by_where_that_lies():
+    kept = [Graph() for _ in range(4)]
+    assert len({digest(one) for one in kept}) == 1
+    assert digest(Graph(name="".join(["a", "b"]))) == digest(Graph(name="ab"))
+    assert len({digest(Graph()), digest(Graph(2.0)), digest(Graph(name="b"))}) == 3
+
+
+def test_digests_are_the_same_in_processes_whose_hashes_differ():
+    program = "from types import SimpleNamespace as N; from treadle.data.content import digest; "
+    program += "print(digest(N(names={'one', 'two', 'three', 'four'}, inner=frozenset(['a', 'b', 'c']), x=1)).hex())"
+    seen = {
+        subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True, text=True).stdout
+        for seed in "123"
+    }
+    assert len(seen) == 1
 
 
 def test_digests_draw_nothing():

@@ -113,6 +113,21 @@ def test_a_secret_in_the_run_is_refused_and_leaves_no_file(run, tmp_path, name):
     assert SECRET not in str(caught.value) and not list(tmp_path.glob("*.zip*")) and not list(tmp_path.glob(".*.tmp"))
 
 
+@pytest.mark.parametrize("name", ["provenance/code/files/notes.ipynb", "provenance/code/files/.env", "capsules/step-000003/state.json"])
+def test_copies_and_capsules_are_searched_whatever_they_are_called(run, tmp_path, name):
+    (run / name).parent.mkdir(parents=True)
+    (run / name).write_text(json.dumps({"cells": ["import a\n", 'api_key = "abcd1234efgh5678"\n']}))
+    with pytest.raises(UsageError, match=name):
+        pack(run, tmp_path / "b.zip", [])
+
+
+def test_what_the_record_withholds_of_the_config_is_not_packed(run, tmp_path):
+    (run / "config.yaml").write_text("lr: .nan\nhub:\n  token: mysecrettoken\n  name: ordinary\npad_token: '<pad>'\n")
+    with pytest.raises(UsageError, match=r"config\.yaml \(hub\.token\)") as caught:
+        pack(run, tmp_path / "b.zip", [])
+    assert "mysecrettoken" not in str(caught.value) and not list(tmp_path.glob("*.zip*"))
+
+
 # --- an archive that is not what it was ---
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from treadle.provenance.secrets import WITHHELD, holds_secret, looks_secret, public, without_secrets
+from treadle.provenance.secrets import WITHHELD, holds_secret, looks_secret, public, without_login, without_secrets
 
 LETTERS = string.ascii_letters + string.digits
 
@@ -53,6 +53,11 @@ def test_ordinary_hyperparameters_are_never_withheld(pairs, as_options):
     assert without_secrets(["python", "src/main.py", *words]) == ["python", "src/main.py", *words]
 
 
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=8), st.sampled_from([": ", "=", " = "]))
+def test_a_file_of_ordinary_hyperparameters_holds_no_secret(pairs, between):
+    assert not holds_secret("".join(f"{name}{between}{value}\n" for name, value in pairs).encode())
+
+
 @given(forms(), st.sampled_from(["{}", "x={}", "--x={}", "data=https://host/{}", "https://me:{}@host/x", '{{"a": "{}"}}', "say {} aloud", "a,{}"]))
 def test_known_forms_are_always_withheld(secret, around):
     assert looks_secret(secret)
@@ -91,9 +96,38 @@ WRITTEN = ['wandb.login(key="{}")', 'os.environ["WANDB_API_KEY"] = "{}"', "expor
 ORDINARY = ["pad_token = '<|endoftext|>'", "token = tokens[0]", "api_key = os.environ['API_KEY']", "self.key = key2value", f"sha = '{'0a1b' * 10}'"]
 
 
+WRITTEN += ["token: tok_{}", "hub.token: {}!a@b.c", "- hub_token: a_{}", "API_TOKEN=a.{}_b", '"api_key = \\"{}\\"\\n",', '"lr = 1\\napi_key: {}\\n"']
+WRITTEN += [
+    "x" * 5000 + " password='{}'",
+    "postgres://me:{}@host/db",
+    "url = 'redis://:{}@localhost:6379'",
+    "api_key='{}', other='plain words of 2 kinds'",
+]
+ORDINARY += [
+    "    token=config.hub.token_v2",
+    "token = config.hub.token_v2",
+    "https://user:password@host/x",
+    "f'https://{me}:{key}@host'",
+    "https://me@host:80/",
+]
+ORDINARY += ["token: null", "https://(withheld)@host/x", '{"train/tokens": 123456789012345}', "max_token: llama_32_instruct_v1"]
+
+
 @pytest.mark.parametrize("line", WRITTEN)
 def test_a_file_in_which_a_secret_is_written_down_is_known(line):
     assert holds_secret(("a = 1\n" + line.format("0a1b2c3d" * 5) + "\nb = 2\n").encode())
+
+
+@pytest.mark.parametrize("line", ["api_key: {}\n", '"api_key": "{}"\n'])
+def test_in_a_large_file_too(line):
+    rows = b'{"step": 1, "train/tokens": 4096, "url": "https://host.example/a"}\n' * 2**15
+    assert len(rows) > 2**20 and not holds_secret(rows)
+    assert holds_secret(rows + line.format("0a1b2c3d" * 5).encode() + rows)
+
+
+def test_an_address_is_kept_without_what_opens_it():
+    address = "https://oauth2:abc@host/x.git?private_token=abc&ref=main"
+    assert without_login(address) == f"https://{WITHHELD}@host/x.git?private_token={WITHHELD}&ref=main"
 
 
 @pytest.mark.parametrize("line", ORDINARY)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import pickle
 from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
 import torch
+
+from treadle.core.excerpt import excerpt
 
 BYTES = 16
 """Length of a digest: by chance, two of 10^12 different items are alike with probability 10^-15."""
@@ -29,7 +32,7 @@ def digest(value: Any) -> bytes:
 
     Args:
         value: tensors, arrays, numbers, text, bytes, images as PIL has them, and tuples, lists, sets, mappings and
-            dataclasses of these. Anything else is taken by its pickle.
+            dataclasses of these. Anything else is taken by its pickle, in which the digests of such values stand for them.
 
     Raises:
         Unhashable: something in it cannot be pickled, or holds itself.
@@ -112,10 +115,30 @@ def _piece(found: Any, kind: str, content: Any) -> None:
     found.update(content)
 
 
+class _Pickler(pickle.Pickler):
+    """Pickles what is in an object, and not where it lies: the pickle of a tensor has an address, that of a set an order by chance."""
+
+    def persistent_id(self, value: Any) -> bytes | None:
+        """What stands for a part; for texts too, of which a pickle would tell which of them are one object."""
+        kind = type(value)
+        if kind in (int, float, bool, dict, list, tuple):
+            return None
+        if kind in (str, bytes) or isinstance(value, (torch.Tensor, np.ndarray, np.generic, Set)):
+            return digest(value)
+        return digest(_stored(value)) if isinstance(value, (torch.UntypedStorage, torch.TypedStorage)) else None
+
+
+def _stored(storage: Any) -> torch.Tensor:
+    untyped = storage if isinstance(storage, torch.UntypedStorage) else storage._untyped_storage
+    return torch.empty(0, dtype=torch.uint8, device=untyped.device).set_(untyped)
+
+
 def _pickled(value: Any) -> bytes:
+    found = io.BytesIO()
     try:
-        return pickle.dumps(value, protocol=4)
-    except RecursionError:
+        _Pickler(found, protocol=4).dump(value)
+        return found.getvalue()
+    except (RecursionError, Unhashable):
         raise
     except Exception as error:
-        raise Unhashable(f"{type(value).__name__} cannot be pickled: {type(error).__name__}: {error}") from None
+        raise Unhashable(f"{type(value).__name__} cannot be pickled: {excerpt(error)}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from treadle.core.mix import mix
 from treadle.core.structure import leaves
 from treadle.data.content import BYTES
-from treadle.data.items import Ask, Clock, Viewer
+from treadle.data.items import Ask, Clock, Look, Viewer
 from treadle.data.loader import Loader
 from treadle.data.sources import Source
 
@@ -39,8 +40,9 @@ def fingerprint(data: Loader | Source, seed: int, *, clock: Clock = time.perf_co
 
     Returns:
         ``kind``, ``type`` and ``length`` (None where nobody knows). Where items were read: ``item``, the first in words;
-        ``read``, how many; ``hashes``, their digests by index; ``random``, whether another seed gives other items;
-        ``seed``. Of data in memory that is not large ``all``, a digest of all of it. ``note`` says what was not read,
+        ``read``, how many; ``hashes``, their digests by index; ``random``, whether an item is another one in another epoch;
+        ``seed``, and of random items ``seeded``, whether the same seed gives the same ones: not so where a dataset draws from
+        a generator of its own. Of data in memory that is not large ``all``, a digest of all of it. ``note`` says what was not read,
         ``error`` what a dataset raised.
 
     Example:
@@ -62,11 +64,18 @@ def fingerprint(data: Loader | Source, seed: int, *, clock: Clock = time.perf_co
     facts |= {"item": look.item, "read": len(look.whole), "seed": seed}
     facts["hashes"] = {str(index): whole.hex() for index, whole in zip(chosen, look.whole, strict=False)}
     if source.kind == "indexed" and not look.error:
-        again = viewer.look(Ask(chosen[: min(TWICE, len(look.whole))], epoch=1, seconds=SECONDS / 4))
-        facts["random"] = any(one != other for one, other in zip(look.whole, again.whole, strict=False))
+        few = chosen[: min(TWICE, len(look.whole))]
+        facts["random"] = _is_other(look, viewer.look(Ask(few, epoch=1, seconds=SECONDS / 4, stirred=True)))
+        if facts["random"]:
+            facts["seeded"] = not _is_other(look, viewer.look(Ask(few, seconds=SECONDS / 4, stirred=True)))
     if source.kind == "tensors" and not look.error and (whole := _digest_of_all(source)):
         facts["all"] = whole
     return {**facts, "error": look.error} if look.error else facts
+
+
+def _is_other(look: Look, again: Look) -> bool:
+    """Whether an item that was looked at twice was not the same."""
+    return any(one != other for one, other in zip(look.whole, again.whole, strict=False))
 
 
 def _chosen(length: int) -> Iterator[int]:
@@ -101,6 +110,9 @@ def _digest_of_all(source: Source) -> str:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What differs between two fingerprints, in lines for people; also where one of them comes from a file.
 
+    Random items are compared where they were drawn under the same seed, and the seed is all that they depend on. Of exceptions
+    the type is compared: their texts have times and addresses in them.
+
     Args:
         before: what `fingerprint` gave once.
         now: what it gives now.
@@ -113,7 +125,9 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         ['length: 55,000 -> 54,000']
     """
     words = [(name, before.get(name), now.get(name)) for name in ("kind", "type", "length", "item")]
-    words.append(("error", before.get("error", "none"), now.get("error", "none")))
+    errors = [str(facts.get("error", "none")) for facts in (before, now)]
+    if _what(errors[0]) != _what(errors[1]):
+        words.append(("error", errors[0], errors[1]))
     # Items that were not read at all say nothing about the data: a dataset that raised has said so under "error".
     lines = [f"{name}: {_word(a)} -> {_word(b)}" for name, a, b in words if a != b and (name != "item" or (a and b))]
     return [*lines, *_items(before, now)]
@@ -125,13 +139,26 @@ def _items(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     new: dict[str, str] = now.get("hashes") or {}
     common = [index for index in old if index in new]
     other = sorted((index for index in common if old[index] != new[index]), key=int)
-    if other and before.get("seed") != now.get("seed") and (before.get("random") or now.get("random")):
-        return [f"items: they are random, and were drawn under the seeds {before.get('seed')} and {now.get('seed')}, so they cannot be compared"]
+    if other and not _are_comparable(before, now):
+        return []
     if other:
         return [f"items: {len(other)} of {len(common)} differ, such as item {int(other[0]):,}"]
     if before.get("length") == now.get("length") and before.get("all") and now.get("all") and before["all"] != now["all"]:
         return [f"items: some differ, though none of the {len(common)} that were looked at one by one"]
     return []
+
+
+def _are_comparable(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether other items mean other data."""
+    if before.get("random") and now.get("random") and False in (before.get("seeded"), now.get("seeded")):
+        return False
+    return before.get("seed") == now.get("seed") or not (before.get("random") or now.get("random"))
+
+
+def _what(error: str) -> str:
+    """What of an error two starts have in common: which exception it was."""
+    found = re.search(r"raised \w+|is unhashable", error)
+    return found[0] if found else error
 
 
 def _word(value: Any) -> str:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Subset
 
+from treadle.core.excerpt import excerpt
 from treadle.core.mix import mix
 from treadle.core.structure import describe, map_leaves
 from treadle.data.content import Unhashable, digest, input_part
@@ -31,8 +32,8 @@ from treadle.system.seed import preserved_rng, seed_here
 from treadle.system.signals import deaf_children
 
 Clock = Callable[[], float]
-_MOST = 2000
-"""Objects that are looked through for generators: a dataset may be a large thing."""
+_MOST, _DEPTH = 2000, 6
+"""Objects that are looked through for generators, and how deep: a dataset may be a large thing."""
 
 
 @dataclass
@@ -56,12 +57,21 @@ class Look:
 
 @dataclass
 class Ask:
-    """Which items to look at: their indices, the epoch whose seeds they are read under, the time there is, and whether thumbnails are wanted."""
+    """Which items to look at.
+
+    Args:
+        indices: theirs.
+        epoch: the one whose seeds they are read under.
+        seconds: the time there is.
+        small: whether thumbnails are wanted.
+        stirred: whether the generators that the dataset holds itself are moved before.
+    """
 
     indices: Sequence[int]
     epoch: int = 0
     seconds: float = float("inf")
     small: bool = False
+    stirred: bool = False
 
 
 class Items:
@@ -79,6 +89,9 @@ class Items:
     def __getitem__(self, ask: Ask | None) -> Look | None:
         if ask is None:
             return None
+        if ask.stirred:
+            for one in _generators(self._source.data, set(), _DEPTH):
+                _draw(one)
         look, began = Look(), self._clock()
         for index in ask.indices:
             try:
@@ -91,7 +104,7 @@ class Items:
             except Unhashable as error:
                 look.error = f"item {index} is unhashable: {error}"
             except Exception as error:
-                look.error = f"item {index} raised {type(error).__name__}: {error}"
+                look.error = f"item {index} raised {excerpt(error)}"
             if look.error or self._clock() - began >= ask.seconds:
                 break
         return look
@@ -164,7 +177,7 @@ class Viewer:
             while (answer := next(self._answers)) is None:
                 pass
         except Exception as error:  # the process died, or could not be started
-            return Look(error=f"the process that read it raised {type(error).__name__}: {error}")
+            return Look(error=f"the process that read it raised {excerpt(error)}")
         return answer
 
     def _begun(self) -> Iterator[Look | None]:
@@ -198,7 +211,7 @@ def _same(look: Any) -> Any:
 @contextmanager
 def generators_kept(data: Any) -> Iterator[None]:
     """Put back the generators that a dataset holds itself: looking at its items must not change what it draws in training."""
-    kept = [(item, *_state(item)) for item in _generators(data, set(), depth=6)]
+    kept = [(item, *_state(item)) for item in _generators(data, set(), _DEPTH)]
     try:
         yield
     finally:
@@ -214,6 +227,13 @@ def _state(item: Any) -> tuple[Any, Callable[[Any], object]]:
     if isinstance(item, random.Random):
         return item.getstate(), item.setstate
     return item.bit_generator.state, lambda state: setattr(item.bit_generator, "state", state)
+
+
+def _draw(item: Any) -> None:
+    if isinstance(item, torch.Generator):
+        torch.rand(1, generator=item, device=item.device)
+    else:
+        item.random()
 
 
 def _generators(value: Any, seen: set[int], depth: int) -> Iterator[Any]:

@@ -15,12 +15,15 @@ from typing import Any
 
 import torch
 
+from treadle.core.places import is_users
 from treadle.provenance.secrets import public
 
 _RELEVANT = re.compile(
     r"(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|VECLIB|NUMEXPR|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|HIP|ROCR|HSA|XLA|"
     r"PYTHON|ATEN|HF|TRANSFORMERS|TOKENIZERS|SLURM|TREADLE)\w*|LD_PRELOAD|LD_LIBRARY_PATH|MALLOC_\w+|LANG|LC_ALL|TZ|OAR_JOB_ID|PBS_JOBID|LSB_JOBID"
 )
+_MODULE = re.compile(r"(\w+(?:/\w+)*)(?:\.[\w-]+)?\.(?:py|so|pyd)(?:,|$)")
+"""A line of a distribution's list of files that is a module."""
 _NOT_OURS = re.compile(r"TREADLE_STAGE|SLURM_\w*(?:CONF|KEY|COOKIE|TMPDIR)\w*")
 
 
@@ -60,8 +63,8 @@ def packages() -> dict[str, str]:
 
 def imported() -> list[str]:
     """The distributions that something is imported from, by their names in `packages`."""
-    tops = frozenset(name for name in sys.modules if "." not in name) - sys.stdlib_module_names
-    return sorted(name for name in packages() if not tops.isdisjoint(_modules_of(name)))
+    modules = {name for name in sys.modules if _is_installed(name)} - sys.stdlib_module_names
+    return sorted(name for name in packages() if _is_module(name.replace("-", "_")) or not modules.isdisjoint(_modules_of(name)))
 
 
 def _is_relevant(name: str) -> bool:
@@ -78,17 +81,35 @@ def _named(distribution: metadata.Distribution) -> tuple[str, str]:
 
 @cache
 def _modules_of(name: str) -> frozenset[str]:
-    """The modules that a distribution brings, without those below others."""
-    own = name.replace("-", "_")
-    if own in sys.modules:
-        return frozenset({own})
+    """The modules and packages that a distribution brings, by their dotted names, without those below others.
+
+    Several distributions may have parts in one folder without an ``__init__.py``, such as `google`: that is the module of none.
+    """
     with suppress(Exception):
         distribution = metadata.distribution(name)
-        if listed := distribution.read_text("top_level.txt"):
-            return frozenset(listed.split())
         lines = (distribution.read_text("RECORD") or "").splitlines()
-        return frozenset(line.split("/")[0].split(",")[0].removesuffix(".py").split(".")[0] for line in lines) - {"", own}
+        if not lines:
+            return frozenset((distribution.read_text("top_level.txt") or "").split())
+        files = [match[1] for line in lines if (match := _MODULE.match(line))]
+        packages = {file.removesuffix("/__init__") for file in files if file.endswith("/__init__")}
+        return frozenset(_highest(file, packages).replace("/", ".") for file in files)
     return frozenset()
+
+
+def _highest(file: str, packages: set[str]) -> str:
+    """The outermost package around a module; itself where there is none."""
+    parts = file.split("/")
+    return next((above for count in range(1, len(parts)) if (above := "/".join(parts[:count])) in packages), file)
+
+
+def _is_module(name: str) -> bool:
+    """Whether it is imported, and more than a folder."""
+    return bool(getattr(sys.modules.get(name), "__file__", None))
+
+
+def _is_installed(name: str) -> bool:
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return isinstance(file, str) and not is_users(file)
 
 
 def _processor() -> str:

@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treadle.core.errors import UsageError
+from treadle.config.build import flatten, plain
+from treadle.config.yaml_file import read_yaml
+from treadle.core.errors import ConfigError, UsageError
+from treadle.core.structure import same
 from treadle.provenance import git
 from treadle.provenance.read import read_provenance
-from treadle.provenance.secrets import holds_secret
+from treadle.provenance.secrets import holds_secret, public
 from treadle.provenance.source import sources_of
 
 MANIFEST = "manifest.json"
@@ -25,6 +28,7 @@ LARGEST_TREE = 50 * 2**20
 """Bytes of a commit's files, above which the archive names the commit and leaves them out."""
 _LEFT_OUT = ("lock", "tensorboard")
 _TEXTS = (".json", ".jsonl", ".yaml", ".patch")
+_CODE = Path("provenance/code")
 _PIECE = 2**20
 
 
@@ -44,7 +48,7 @@ def pack(run_folder: Path, target: Path, checkpoints: Iterable[str]) -> list[str
         OSError: something cannot be read or written.
     """
     files = list(_files(run_folder, set(checkpoints)))
-    if secret := [str(file) for file in files if file.suffix in _TEXTS and holds_secret((run_folder / file).read_bytes())]:
+    if secret := list(_secrets(run_folder, files)):
         raise UsageError(f"these hold something that looks like a secret, so nothing was packed: {', '.join(secret)}; take it out first")
     beside = target.with_name(f".{target.name}.tmp")
     sums: dict[str, dict[str, Any]] = {}
@@ -59,6 +63,25 @@ def pack(run_folder: Path, target: Path, checkpoints: Iterable[str]) -> list[str
     finally:
         beside.unlink(missing_ok=True)
     return notes
+
+
+def _secrets(run_folder: Path, files: list[Path]) -> Iterator[str]:
+    """The files that look as if they held a secret; of the config the keys, by whose names and values the record withholds, too."""
+    for file in files:
+        keys = _secret_keys(run_folder / file) if file == Path("config.yaml") else []
+        if keys:
+            yield f"{file} ({', '.join(keys)})"
+        elif (file.suffix in _TEXTS or file.is_relative_to(_CODE)) and holds_secret((run_folder / file).read_bytes()):
+            yield str(file)
+
+
+def _secret_keys(config: Path) -> list[str]:
+    try:
+        values = dict(flatten(plain(read_yaml(config))))
+    except ConfigError:  # it is searched as any text is
+        return []
+    shown = public(values)
+    return [name for name, value in values.items() if not same(shown[name], value)]
 
 
 def _files(run_folder: Path, checkpoints: set[str]) -> Iterator[Path]:

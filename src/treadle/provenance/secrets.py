@@ -56,11 +56,25 @@ _LOGIN = re.compile(r"(?<=://)[^/\s]*@")
 _INNER = re.compile(r"""([\w.-]+)(["']?\]?\s*[:=]\s*["']?)(?!//)(?:(?:Bearer|Basic)\s+)?([^\s"'&,;}\])]+)""", re.IGNORECASE)
 """An assignment inside of a text: that of an address's query, of JSON, of a header."""
 _QUOTED = re.compile(r"""([A-Za-z_][\w-]*)["']?\]?\s*[:=]\s*(["'])([^"'\s<>{}$\[\]()]{12,200})\2""")
-_BARE = re.compile(r"^[-+ ]?\s*(?:export\s+)?([A-Za-z_][\w.-]*)\s*[:=]\s*([A-Za-z0-9+/=-]{12,200})\s*$", re.MULTILINE)
-_MARKS = (b"secret", b"passw", b"passphrase", b"credential", b"bearer", b"cookie", b"dsn", b"key", b"token", b"auth", b"pwd", b"_pat", b"webhook")
-"""One of these is in every line that names a secret."""
-_WRITTEN = 2**20
-"""Bytes of a file that somebody may have written by hand; a larger one is data, and is searched for known forms only."""
+_BARE = re.compile(
+    r"""[-+ ]?\s*["']?\s*(?:-\s+)?(?:export\s+)?([A-Za-z_][\w.-]*)["']?\s*[:=]\s*([A-Za-z0-9+/=-]{12,200})\s*["']?,?(?:$|\n)"""
+    r"""|[-+ ]?\s*["']?\s*(?:-\s+)?([A-Za-z_][\w.-]*)["']?:\s+([^\s"'<>{}$\[\](),;]{12,200})\s*["']?,?(?:$|\n)"""
+    r"""|[-+ ]?(?:\s*["'])?(?:export\s+)?([A-Za-z_][\w.-]*)=([^\s"'<>{}$\[\](),;]{12,200})\s*["']?,?(?:$|\n)"""
+)
+"""Without quotation marks: on a line of its own, other marks than a word's only as YAML and shells write them, not as Python does."""
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+"""What programs have in the place of a secret: ``args.hub_token2``."""
+_MARKS = ("secret", "passw", "passphrase", "credential", "bearer", "cookie", "dsn", "key", "token", "auth", "pwd", "_pat", "webhook")
+"""One of these is in every name of a secret: a large file is searched for a few words much faster than for a pattern."""
+_ASSIGNED = re.compile(r"""[\w.-]{0,40}+\\*["']?\]?\s{0,8}+[:=]\s{0,8}+\\*["']?[^\s"',]{12}""")
+"""What follows such a word, where it may be the name of a secret; nearly everything that is none ends here."""
+_NAME_BEGUN = re.compile(r"[A-Za-z_][\w-]*$")
+_ESCAPED = re.compile(r"""\\+([nrt"'])""")
+_BEFORE, _AFTER = 100, 400
+"""Characters around such a word that are looked at."""
+_WITH_PASSWORD = re.compile(r"""://[^\s:/@"'<>{}$()%\[\]]*:([^\s/@"'<>{}$()\[\]]+)@[\w\[]""")
+_EXAMPLE = re.compile(r"pass|passw(?:or)?d|pwd|secret|token|%s|x+|\*+|\.+|(?:my|your)[-_]?pass(?:word)?", re.IGNORECASE)
+"""What stands for a password in documentation."""
 _FILE = re.compile(r"(?:.*[._-])?(?:secrets?|credentials?|passwords?|passwd|netrc)(?:[._-].*)?|kaggle\.json", re.IGNORECASE)
 
 
@@ -85,9 +99,10 @@ def holds_secret(content: bytes) -> bool:
     text = content.decode("latin-1")
     if any(_KNOWN.match(text, place) for beginning in _BEGINNINGS for place in _places(text, beginning)):
         return True
-    text = "\n".join(_marked_lines(content)) if len(content) <= _WRITTEN else ""
-    written = [(name, value) for name, _, value in _QUOTED.findall(text)] + _BARE.findall(text)
-    return any(_is_named_secret(name, value) or (name == "key" and _HEX.fullmatch(value)) for name, value in written if _is_mixed(value))
+    logins = (_WITH_PASSWORD.match(text, place) for place in _places(text, "://"))
+    if any(login and not _EXAMPLE.fullmatch(login[1]) for login in logins):
+        return True
+    return any(_is_named_secret(name, value) or (name == "key" and _HEX.fullmatch(value)) for name, value in _written(text) if _is_mixed(value))
 
 
 def is_secret_file(name: str) -> bool:
@@ -120,13 +135,13 @@ def without_secrets(words: Sequence[str]) -> list[str]:
 
 
 def without_login(address: str) -> str:
-    """An address without the user and the password in it.
+    """An address without the user, the password and the named secrets in it.
 
     Example:
-        >>> without_login("https://me:secret@host/project.git")
-        'https://(withheld)@host/project.git'
+        >>> without_login("https://me:secret@host/project.git?private_token=abc")
+        'https://(withheld)@host/project.git?private_token=(withheld)'
     """
-    return _LOGIN.sub(f"{WITHHELD}@", address)
+    return _INNER.sub(_without_inner, _LOGIN.sub(f"{WITHHELD}@", address))
 
 
 def public(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +168,7 @@ def _public(name: str, value: str) -> str:
     """A value without what is secret in it; nothing of it, where the rest would say too much."""
     if _is_named_secret(name, value):
         return WITHHELD
-    rest = _INNER.sub(_without_inner, without_login(value))
+    rest = without_login(value)
     return WITHHELD if is_secret(name, rest) else rest
 
 
@@ -182,12 +197,26 @@ def _places(text: str, word: str) -> Iterator[int]:
         place = text.find(word, place + 1)
 
 
-def _marked_lines(content: bytes) -> Iterator[str]:
-    """The lines of a file that may name a secret; of long ones the beginning."""
-    if any(mark in content.lower() for mark in _MARKS):
-        for line in content.splitlines():
-            if any(mark in line.lower() for mark in _MARKS):
-                yield line[:2000].decode("utf-8", errors="replace")
+def _written(text: str) -> Iterator[tuple[str, str]]:
+    """Names that may be those of secrets, with what is assigned to them; also in a text inside of JSON, as notebooks have their lines."""
+    lowered = text.lower()
+    for mark in _MARKS:
+        for place in _places(lowered, mark):
+            if not _ASSIGNED.match(lowered, place):
+                continue
+            before, after = (_ESCAPED.sub(_unescaped, part) for part in (text[max(0, place - _BEFORE) : place], text[place : place + _AFTER]))
+            line = before.rpartition("\n")[2]
+            begun = _NAME_BEGUN.search(line)
+            if quoted := _QUOTED.match((begun[0] if begun else "") + after):
+                yield quoted[1], quoted[3]
+            if bare := _BARE.match(line + after):
+                name, value = (next(filter(None, pair)) for pair in (bare.group(1, 3, 5), bare.group(2, 4, 6)))
+                if not _REFERENCE.fullmatch(value):
+                    yield name, value
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    return match[1] if match[1] in "\"'" else "\n"
 
 
 def _spaced(name: str) -> str:
