@@ -35,7 +35,7 @@ def attend(run: Any, stage: Stage) -> None:
     name = stage.name(run.dir)
     report = Report(stage.report, name)
     report.add("entered")
-    attendant = Attendant(run, stage, report)
+    attendant = Attendant(stage, report)
     run.events.on("run_started")(attendant.begin)
     if stage.anomaly:
         from treadle.proof.anomaly import Anomaly
@@ -99,12 +99,11 @@ class Attendant:
     """Says where a run begins, and stops it where it shall end.
 
     Args:
-        run: the `Run`.
         stage: what the process was told.
         report: where to say so.
     """
 
-    def __init__(self, run: Any, stage: Stage, report: Report) -> None:
+    def __init__(self, stage: Stage, report: Report) -> None:
         self._stage, self._report = stage, report
 
     def begin(self, run: Any) -> None:

@@ -203,9 +203,7 @@ class Prover:
         if missing := sorted(set(runs) - set(proof.runs)):
             proof.run = missing[0]
             proof.difference = Difference("folder", None, "the run folder", ", ".join(proof.runs), ", ".join(runs))
-            proof.causes = [
-                Cause("the same command does not find its run again", missing[0], "keep the clock, process number and chance out of run_dir")
-            ]
+            proof.causes = [Cause("the same command does not find its run again", missing[0], _FIXED_NAME)]
             return False
         proof.run = next((run for run in proof.runs if not runs.get(run, Ended("", 0)).is_over), next(iter(proof.runs)))
         stands = runs.get(proof.run, Ended("not begun", 0))

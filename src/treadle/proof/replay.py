@@ -44,6 +44,7 @@ class Replay:
         ids: the samples, by their index in the data.
         gradients: parameters whose gradient was not finite.
         doubtful: random generators whose state before the step is not certain.
+        doubtful_buffers: buffers of models whose content before the step is not certain.
         updates: updates that the step had made already when it failed.
         changed: files of the program that are not as they were when the run was made.
         raised_in: the line of the user's code where an error of its own came from.
@@ -58,6 +59,7 @@ class Replay:
     ids: list[int] | None = None
     gradients: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)
+    doubtful_buffers: list[str] = field(default_factory=list)
     updates: int = 0
     changed: list[str] = field(default_factory=list)
     raised_in: str = ""
@@ -84,6 +86,7 @@ def replay(capsule: Path, scratch: Path, *, anomaly: bool = False, timeout_s: fl
     if not isinstance(record.get("code"), dict) or not (run / "config.yaml").is_file():
         raise UsageError(f"{str(capsule)!r} is not in the folder of its run, with the record of what made it; put it back below RUN/capsules")
     result = Replay(info["step"], f"{info['error']}: {info['message']}", ids=info["ids"], gradients=info["gradients"], doubtful=info["doubtful"])
+    result.doubtful_buffers = info.get("doubtful_buffers", [])
     result.updates, result.changed, result.raised_in = info["updates"], _changed(record), _raised_in(info)
     batch = states.pop(BATCH, None)
     program = Program(command_of(record, state, str, run / "config.yaml"), scratch, timeout_s, cwd=_cwd(record))
