@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make it again, and compare with what happened first."""
     from treadle.log.console import watching
-    from treadle.proof.command import ended_by_sigterm
+    from treadle.proof.command import ended_by_signals
     from treadle.proof.replay import replay
 
     capsule = _capsule(options.capsule)
     quiet = "quiet" if options.json else "auto"
     temporary = tempfile.TemporaryDirectory(prefix="treadle-replay-", ignore_cleanup_errors=True)
-    with ended_by_sigterm(), temporary as scratch, watching("making the step again", quiet):
+    with ended_by_signals(), temporary as scratch, watching("making the step again", quiet):
         result = replay(capsule, Path(scratch), anomaly=options.anomaly, timeout_s=options.timeout)
     if options.json:
         print_json({"capsule": str(capsule), **vars(result)})

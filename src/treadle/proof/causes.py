@@ -179,8 +179,7 @@ class Search:
         differ = {path: entry for path, entry in (changed(one, entries) | gone(one, entries)).items() if path not in by_chance}
         found = [path for path in differ if not (differ[path]["root"] == "local" and differ[path]["kind"] == "data" and "." not in path[1:])]
         return [
-            self._untracked(path, one[path], entries.get(path, _ABSENT))
-            for path in sorted(_roots(found), key=lambda path: self._weight(path, one))
+            self._untracked(path, one[path], entries.get(path, _ABSENT)) for path in sorted(_roots(found), key=lambda path: self._weight(path, one))
         ]
 
     def _weight(self, path: str, entries: Entries) -> tuple[int, int, int, str]:

@@ -227,6 +227,7 @@ class Prover:
             found: Comparison = compare(self._folder / one / run, self._folder / other / run)
             proof.counts = {name: proof.counts.get(name, 0) + count for name, count in found.counts.items()}
             proof.weights[run] = found.weights
+            proof.notes += [note for line in found.notes if (note := f"{run}: {line}") not in proof.notes]
             if found.difference is not None:
                 return run, found.difference
         return None
