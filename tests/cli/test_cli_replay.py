@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from treadle.cli.main import main
+from treadle.cli.replay import _capsule, _rows
+from treadle.proof.replay import Replay
 
 PROGRAM = '''\
 import os, sys
@@ -117,6 +119,20 @@ def test_an_error_of_the_programs_own_fails_as_it_did_and_goes_through_where_it_
     finally:
         (project / "loop.py").write_text(PROGRAM)
     assert "it goes through this time" in text and "no error" in text and "the code is not that of the run: loop.py" in text
+
+
+def test_the_newest_capsule_is_the_one_that_was_written_last(tmp_path):
+    for number, step in enumerate((4, 40, 7)):  # steps were made again after an older checkpoint
+        place = tmp_path / f"capsules/step-{step:06d}"
+        place.mkdir(parents=True)
+        os.utime(place, (number, number))
+    assert _capsule(str(tmp_path)).name == "step-000007"
+
+
+def test_generators_and_buffers_that_are_not_certain_are_both_named():
+    rows = _rows(Replay(3, "NonFiniteLoss: x", doubtful=["torch"], doubtful_buffers=["net.0.times"]), searched=False)
+    uncertain = [words for name, words in rows if name == "not certain"]
+    assert "torch" in uncertain[0] and "net.0.times" in uncertain[1]
 
 
 def test_what_is_no_capsule_is_a_message_and_nothing_runs(project, tmp_path, capsys):

@@ -164,6 +164,13 @@ def test_an_archive_is_made_again_where_there_is_no_repository(project, tmp_path
         away.rename(project)
 
 
+def test_an_archive_without_checkpoints_is_compared_by_their_digests(project, tmp_path, capsys):
+    assert main(["pack", "results/a", "-o", str(tmp_path / "a.zip"), "--checkpoints", "none"]) == 0
+    capsys.readouterr()
+    text = said(capsys, str(tmp_path / "a.zip"), code=0)
+    assert "identical to the bit" in text and "only digests could be compared" in text and "checkpoints" in text.splitlines()[1], text
+
+
 def test_a_program_that_fails_at_once_says_why(project, capsys, monkeypatch):
     monkeypatch.setenv("GONE", "1")
     assert said(capsys, "results/a", code=1).startswith("results/a: it could not be made again\n  it said    there is no GPU")

@@ -73,3 +73,15 @@ def test_what_is_missing_is_a_difference(left: str) -> None:
     difference = first_difference(one, other)
     assert difference is not None
     assert difference.what == ("checkpoint" if left == "checkpoints" else "journal")
+
+
+def test_checkpoints_that_somebody_removed_from_the_first_run_are_a_note_where_that_is_asked() -> None:
+    import shutil
+
+    one, other = train("a"), train("b")
+    shutil.rmtree(one / "checkpoints/step-000006")
+    found = compare(one, other, thinned=True)
+    assert found.difference is None and found.counts["journal rows"] == 6 and found.weights == "" and len(found.notes) == 1
+    shutil.rmtree(one / "checkpoints")
+    assert compare(one, other, thinned=True).difference is None and compare(one, other).difference is not None
+    assert compare(other, one, thinned=True).difference is not None  # the one that was made again has none, and that is one

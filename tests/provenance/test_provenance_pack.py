@@ -77,6 +77,15 @@ def test_what_goes_in_comes_out(run, archive, tmp_path):
     assert content(folder) == kept and "checkpoints/step-000004/file" in kept
 
 
+def test_capsules_hold_data_and_go_with_it_only_where_that_is_asked(run, tmp_path):
+    (run / "capsules/step-000003").mkdir(parents=True)
+    (run / "capsules/step-000003/batch.safetensors").write_bytes(b"data")
+    for asked in (False, True):
+        pack(run, tmp_path / f"{asked}.zip", [], capsules=asked)
+        with zipfile.ZipFile(tmp_path / f"{asked}.zip") as opened:
+            assert ("capsules/step-000003/batch.safetensors" in opened.namelist()) is asked
+
+
 def test_the_files_of_the_commit_go_with_it_whatever_attributes_say(run, tmp_path):
     root = tmp_path / "project"
     root.mkdir()

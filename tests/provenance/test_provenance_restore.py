@@ -152,6 +152,22 @@ def test_data_is_linked_where_the_code_finds_it_and_code_of_today_is_not(project
     assert (project / "data/x_txt").exists()
 
 
+def test_a_file_beside_the_code_is_copied_and_what_is_too_large_is_linked_and_named(project, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("treadle.provenance.surroundings.LARGEST_COPY", 5)
+    write(project, **{".gitignore": "*.pt\nresults\n*.bin\n"}, final_pt="old", big_bin="too large", results__x="x", pkg__deep_pt="deep", pkg__a_py="")
+    ask(project, "mv", "main.py", "pkg/main.py")
+    (project / "final.pt").write_text("old")
+    (project / "pkg/deep.pt").write_text("deep")
+    with brought_back(made_of(entry(project, folder)), folder, tmp_path) as found:
+        place = found.place(project)
+        for name in ("final.pt", "pkg/deep.pt"):
+            (place / name).write_text("new")
+        assert (place / "big.bin").is_symlink() and (place / "results").is_symlink()
+        copied, linked = sorted(note for note in found.notes if "as it is now in" in note)
+        assert "copied" in copied and "final.pt" in copied and "linked" in linked and "big.bin" in linked and "final.pt" not in linked
+    assert (project / "final.pt").read_text() == "old" and (project / "pkg/deep.pt").read_text() == "deep"
+
+
 def test_without_git_the_copies_are_used_and_the_folder_of_the_start_is_mirrored(folder, tmp_path):
     start, code = tmp_path / "start", tmp_path / "code"
     write(tmp_path, start__d_txt="d", code__main_py="one\n", code__pkg____init___py="")
@@ -218,6 +234,25 @@ def test_everything_that_is_not_as_it_was_is_a_problem(project, folder, tmp_path
     assert "main.py, which the run imported, is not as it was" in text and "no.py, which the run imported, is missing" in text
     assert f"main.py of {project} had changes that are not in the record: holds a secret" in text
     assert found.notes == [f"big.csv of {project} is not in the record: too large"]
+
+
+def test_changes_that_git_was_too_silent_to_give_are_a_problem(project, folder, tmp_path):
+    write(project, main_py="two\n")
+    facts = made_of(entry(project, folder, patch=None, patch_sha256=None, changed=["main.py"]))
+    facts["code"]["notes"] = [f"{project}: git took more than 10 s; the files that were imported from it are kept"]
+    with brought_back(facts, folder, tmp_path) as found:
+        text = "\n".join(found.problems)
+    assert f"main.py of {project} had changes that are not in the record" in text and "git took more than 10 s" in text
+
+
+def test_changes_in_the_patch_are_not_missed_even_where_the_run_lies_in_a_repository(project, tmp_path):
+    write(project, main_py="two\n", **{'"ü" x.py': "x\n"})
+    ask(project, "add", "-A")
+    folder = project / "results/1/provenance"
+    facts = made_of(entry(project, folder))
+    assert len(facts["code"]["repositories"][0]["changed"]) == 2
+    with brought_back(facts, folder, tmp_path) as found:
+        assert found.problems == []
 
 
 def test_a_commit_that_is_gone_leaves_the_code_of_today_and_says_so(project, folder, tmp_path):

@@ -15,11 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_argument(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the archive; RUN.zip in this folder unless told")
     parser.add_argument("--checkpoints", choices=("best", "all", "none"), default="best", help="which go with it: best and last (default), all, none")
+    parser.add_argument("--capsules", action="store_true", help="also the steps that failed, for treadle replay; they hold batches of the data")
 
 
 def run(options: argparse.Namespace) -> int:
     """Pack it, and say how large it is."""
-    from treadle.proof.command import ended_by_sigterm
+    from treadle.proof.command import ended_by_signals
     from treadle.provenance.pack import pack
 
     folder = run_folder(options.run)
@@ -29,14 +30,19 @@ def run(options: argparse.Namespace) -> int:
     if target.exists():
         raise UsageError(f"{str(target)!r} is there already; give another file: -o FILE")
     try:
-        with ended_by_sigterm():
-            notes = pack(folder, target, _checkpoints(folder, options.checkpoints))
-        for note in notes:
+        with ended_by_signals():
+            notes = pack(folder, target, _checkpoints(folder, options.checkpoints), options.capsules)
+        for note in [*notes, *_left_out(folder, options.capsules)]:
             print(note)
     except OSError as error:
         raise UsageError(f"{str(target)!r} cannot be written: {error.strerror or error}") from None
     print(f"{target}: {target.stat().st_size:,} bytes; make it again anywhere: treadle rerun {target}")
     return 0
+
+
+def _left_out(folder: Path, capsules: bool) -> list[str]:
+    number = 0 if capsules else len(list((folder / "capsules").glob("step-*")))
+    return [f"{number} capsule(s) are not in the archive; --capsules puts them in, with the batches of data that they hold"] if number else []
 
 
 def _checkpoints(folder: Path, which: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -35,13 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the program again and again, and compare."""
+    from treadle.proof.command import ended_by_signals
     from treadle.proof.prove import Prover
     from treadle.proof.verdict import as_json, verdict
 
     command = _command(options)
     if command is None:
         return 2
-    with _folder(options.keep) as folder, _told() as told:
+    with ended_by_signals(), _folder(options.keep) as folder, _told() as told:
         prover = Prover(
             command, folder, steps=options.steps, kills=options.kills, seed=options.seed, timeout_s=options.timeout, told=told
         )  # fmt: skip
@@ -87,17 +87,10 @@ def _folder(keep: str | None) -> Iterator[Path]:
         yield place
         return
     place = Path(tempfile.mkdtemp(prefix="treadle-prove-"))
-    before = {number: signal.signal(number, _leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield place
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         shutil.rmtree(place, ignore_errors=True)
-
-
-def _leave(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
 
 
 @contextmanager

@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Make it again, and compare with what happened first."""
     from treadle.log.console import watching
-    from treadle.proof.command import ended_by_sigterm
+    from treadle.proof.command import ended_by_signals
     from treadle.proof.replay import replay
 
     capsule = _capsule(options.capsule)
     quiet = "quiet" if options.json else "auto"
     temporary = tempfile.TemporaryDirectory(prefix="treadle-replay-", ignore_cleanup_errors=True)
-    with ended_by_sigterm(), temporary as scratch, watching("making the step again", quiet):
+    with ended_by_signals(), temporary as scratch, watching("making the step again", quiet):
         result = replay(capsule, Path(scratch), anomaly=options.anomaly, timeout_s=options.timeout)
     if options.json:
         print_json({"capsule": str(capsule), **vars(result)})
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _capsule(name: str) -> Path:
     folder = Path(name)
-    found = sorted(folder.glob("capsules/step-*"))
+    found = sorted(folder.glob("capsules/step-*"), key=lambda path: (path.stat().st_mtime_ns, path.name))  # steps may begin anew, time does not
     if not folder.is_dir() or (not found and folder.absolute().parent.name != "capsules"):
         raise UsageError(f"{name!r} is no capsule, and no run with one")
     return found[-1] if found else folder
@@ -71,6 +71,8 @@ def _rows(result: Replay, searched: bool) -> list[list[str]]:
         rows.append(["not certain", f"the code is not that of the run: {', '.join(result.changed[:4])}{', ...' if len(result.changed) > 4 else ''}"])
     if result.doubtful:
         rows.append(["not certain", f"the random generator of {', '.join(result.doubtful)} as it was before the step"])
+    if result.doubtful_buffers:
+        rows.append(["not certain", f"the buffer {', '.join(result.doubtful_buffers)} as it was before the step"])
     if result.updates:
         rows.append(["not certain", f"{result.updates} update(s) of this step had been made already when it failed"])
     return rows

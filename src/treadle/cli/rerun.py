@@ -30,11 +30,11 @@ def run(options: argparse.Namespace) -> int:
     """Make it, compare, and judge."""
     from treadle.log.console import watching
     from treadle.proof.again import make_again
-    from treadle.proof.command import ended_by_sigterm
+    from treadle.proof.command import ended_by_signals
     from treadle.provenance.unpack import unpack
 
     given = Path(options.run)
-    with ended_by_sigterm(), tempfile.TemporaryDirectory(prefix="treadle-rerun-", ignore_cleanup_errors=True) as scratch:
+    with ended_by_signals(), tempfile.TemporaryDirectory(prefix="treadle-rerun-", ignore_cleanup_errors=True) as scratch:
         folder = unpack(given, Path(scratch, "unpacked")) if given.is_file() else run_folder(options.run)
         target = _target(options.into, given.with_suffix("") if given.is_file() else folder)
         repository = Path(options.repo) if options.repo else None
@@ -72,7 +72,8 @@ def verdict(result: Again, name: str, at: str | None) -> str:
     compared = ", ".join(f"{number:,} {kind if number > 1 else kind[:-1]}" for kind, number in counts.items()) or "nothing"
     although = ", although not everything is as it was" if result.problems else ""
     if result.identical:
-        lines = [f"{name}: identical to the bit{although}", f"  compared   {compared}", f"  weights    sha256 {result.weights[:16]}"]
+        lines = [f"{name}: identical to the bit{although}", f"  compared   {compared}"]
+        lines += [f"  weights    sha256 {result.weights[:16]}"] if result.weights else []
     elif (first := result.difference) is not None:
         at_step = "" if first.step is None else f" at step {first.step}"
         lines = [f"{name}: not the same", f"  first      {first.where}{at_step}: {first.one} then, {first.other} now", f"  compared   {compared}"]

@@ -12,22 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from treadle.checkpoint.digests import read_digests
 from treadle.core.errors import UsageError
 from treadle.data.fingerprint import differences as data_differences
 from treadle.proof.command import command_of, variables_of
-from treadle.proof.compare import Comparison, Difference, compare
+from treadle.proof.compare import Difference
+from treadle.proof.judge import OPEN, holds_something, judged
 from treadle.proof.lives import Program, runs_in
 from treadle.provenance.environment import packages
-from treadle.provenance.read import read_provenance
+from treadle.provenance.read import asked_run_dir, read_provenance
 from treadle.provenance.record import accepted_changes
 from treadle.provenance.restore import Restored, restored
 from treadle.system.folder import read_record
 from treadle.system.seal import broken
 from treadle.system.stage import Stage
-
-_OPEN = ("running", "interrupted")
-"""Statuses of a run that was to go on: it is made again as far as it came."""
 
 
 @dataclass
@@ -105,9 +102,13 @@ def make_again(
                 f"{name!r} cannot be made again as it was:{listed}\n--anyway makes it with these differences, and says so in its verdict"
             )
         told("running")
-        _live(Program(command, _folder(scratch, "processes"), cwd=cwd), record, state, code, _folder(scratch, "runs"), target, result)
+        staged = _live(Program(command, _folder(scratch, "processes"), cwd=cwd), record, state, code, _folder(scratch, "runs"), target, result)
         if result.again is not None:
-            _judge(run, result.again, state, result)
+            asked = asked_run_dir(record)
+            found = judged(run, result.again, code.into, [str(run), str(run.absolute()), asked, str(Path(code.cwd, asked)), str(staged)])
+            result.difference, result.counts, result.weights = found.difference, found.counts, found.weights
+            result.identical = found.difference is None and holds_something(found.counts)
+            result.notes += found.notes
             result.problems += _other_inputs(record, read_provenance(result.again), code)
     return result
 
@@ -150,24 +151,27 @@ def _cwd(code: Restored, scratch: Path, result: Again) -> Path:
     return place
 
 
-def _live(program: Program, record: Mapping[str, Any], state: Mapping[str, Any], code: Restored, runs: Path, target: Path, result: Again) -> None:
-    """Start the program and wait for its end; its run goes to the target."""
-    is_open = state.get("status") in _OPEN
+def _live(
+    program: Program, record: Mapping[str, Any], state: Mapping[str, Any], code: Restored, runs: Path, target: Path, result: Again
+) -> Path | None:
+    """Start the program and wait for its end; its run goes to the target. Where it was made; None where there is none."""
+    is_open = state.get("status") in OPEN
     stage = Stage(str(runs), stop_after=state["steps"] if is_open else None, interrupt=is_open)
     began, steps = time.monotonic(), -1
     while True:
         life = program.live(stage, variables_of(record, code.moved))
         if (name := _counterpart(record, stage, runs, result)) is None:
             result.last_words = life.last_words
-            return
+            return None
         now = runs_in(runs)[name]
-        if now.status not in _OPEN or not steps < now.steps < state["steps"]:
+        if now.status not in OPEN or not steps < now.steps < state["steps"]:
             break
         steps = now.steps  # a program that stops itself: it was started again the first time, too
     result.seconds = time.monotonic() - began
-    result.last_words = life.last_words if life.code and now.status not in _OPEN else ""
+    result.last_words = life.last_words if life.code and now.status not in OPEN else ""
     shutil.move(runs / name, target)
     result.again = target
+    return runs / name
 
 
 def _counterpart(record: Mapping[str, Any], stage: Stage, runs: Path, result: Again) -> str | None:
@@ -175,7 +179,7 @@ def _counterpart(record: Mapping[str, Any], stage: Stage, runs: Path, result: Ag
     made = list(runs_in(runs))
     if len(made) < 2:
         return next(iter(made), None)
-    asked = stage.name(Path(stage.place(str(record.get("config", {}).get("run_dir", {}).get("value", "")))))
+    asked = stage.name(Path(stage.place(asked_run_dir(record))))
     alike = [name for name in made if _config(read_provenance(runs / name)) == _config(record)]
     name = asked if asked in made else next(iter(alike), made[0])
     if (note := f"the program makes {len(made)} runs; {name} is compared") not in result.notes:
@@ -206,25 +210,6 @@ def _other_inputs(before: Mapping[str, Any], now: Mapping[str, Any], code: Resto
 
 def _imports_from(record: Mapping[str, Any], root: str) -> bool:
     return any(Path(root, name).is_file() for name in record["code"]["files"])
-
-
-def _judge(run: Path, again: Path, state: Mapping[str, Any], result: Again) -> None:
-    is_open = state.get("status") in _OPEN
-    comparison: Comparison = compare(run, again, until=state["steps"] if is_open else None)
-    result.counts, result.weights = comparison.counts, comparison.weights
-    before, now = read_digests(run), read_digests(again)
-    common = sorted(set(before) & set(now))
-    result.counts["checkpoints"] = len(common)
-    step = next((step for step in common if before[step] != now[step]), None)
-    result.difference = comparison.difference
-    if step is not None and (result.difference is None or result.difference.step is None or step < result.difference.step):
-        name = next(name for name in sorted({*before[step], *now[step]}) if before[step].get(name) != now[step].get(name))
-        result.difference = Difference("weights", step, f"the checkpoint's {name}", *(side[step].get(name, "absent")[:12] for side in (before, now)))
-    ends = str(state.get("status")), str(read_record(again).get("status"))
-    if result.difference is None and not is_open and ends[0] != ends[1]:
-        result.difference = Difference("steps", None, "how it ended", *ends)
-    compared = sum(result.counts.get(kind, 0) for kind in ("journal rows", "tensors", "checkpoints"))
-    result.identical = result.difference is None and compared > 0
 
 
 def _edited(run: Path) -> list[str]:

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from treadle.core.structure import leaves
-from treadle.proof.digest import digest_of
+from treadle.proof.digest import Untold, digest_of, whole_digest
 from treadle.system.seed import get_rng_state
 from treadle.system.stage import Kill, Stage
 
@@ -35,7 +34,7 @@ def attend(run: Any, stage: Stage) -> None:
     name = stage.name(run.dir)
     report = Report(stage.report, name)
     report.add("entered")
-    attendant = Attendant(run, stage, report)
+    attendant = Attendant(stage, report)
     run.events.on("run_started")(attendant.begin)
     if stage.anomaly:
         from treadle.proof.anomaly import Anomaly
@@ -99,12 +98,11 @@ class Attendant:
     """Says where a run begins, and stops it where it shall end.
 
     Args:
-        run: the `Run`.
         stage: what the process was told.
         report: where to say so.
     """
 
-    def __init__(self, run: Any, stage: Stage, report: Report) -> None:
+    def __init__(self, stage: Stage, report: Report) -> None:
         self._stage, self._report = stage, report
 
     def begin(self, run: Any) -> None:
@@ -161,17 +159,27 @@ class Witness:
     def see(self, run: Any) -> None:
         """A step is done."""
         losses, self._losses = self._losses, []
-        ids, parts = run.step.ids, list(run.step)
+        parts, models = list(run.step), run._loop.tracked.models().values()
+        untold: dict[str, str] = {}
+
+        def told(what: str, value: Any) -> str | None:
+            try:
+                return None if value is None else whole_digest(value)
+            except Untold as why:
+                untold[what] = str(why)
+                return None
+
         add_line(
             self._path,
             {
                 "step": run.step.number,
                 "samples": run.step.samples,
-                "ids": None if ids is None else digest_of(ids.tolist()),
-                "batch": None if parts == [None] else digest_of([list(leaves(part)) for part in parts]),
+                "ids": told("ids", run.step.ids),
+                "batch": told("batch", None if parts == [None] else parts),
                 "loss": losses,
-                "weights": digest_of([list(model.state_dict().values()) for model in run._loop.tracked.models().values()]),
+                "weights": told("weights", [[value for value in model.state_dict().values() if isinstance(value, torch.Tensor)] for model in models]),
                 "random": digest_of(get_rng_state()),
+                "untold": untold,
             },
         )
 

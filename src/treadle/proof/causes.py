@@ -179,8 +179,7 @@ class Search:
         differ = {path: entry for path, entry in (changed(one, entries) | gone(one, entries)).items() if path not in by_chance}
         found = [path for path in differ if not (differ[path]["root"] == "local" and differ[path]["kind"] == "data" and "." not in path[1:])]
         return [
-            self._untracked(path, one[path], entries.get(path, _ABSENT))
-            for path in sorted(_roots(found, one), key=lambda path: self._weight(path, one))
+            self._untracked(path, one[path], entries.get(path, _ABSENT)) for path in sorted(_roots(found), key=lambda path: self._weight(path, one))
         ]
 
     def _weight(self, path: str, entries: Entries) -> tuple[int, int, int, str]:
@@ -293,7 +292,7 @@ def _first(entries: Entries, root: str) -> str:
     )
 
 
-def _roots(paths: list[str], entries: Entries) -> list[str]:
+def _roots(paths: list[str]) -> list[str]:
     """Paths without those that lie inside another one of them."""
     return [path for path in paths if not any(path != other and path.startswith((f"{other}.", f"{other}[")) for other in paths)]
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from treadle.checkpoint.restore import read_checkpoint
+from treadle.checkpoint.save import folder_name
 from treadle.checkpoint.tracked import RUN
 from treadle.core.errors import CheckpointError, RunFolderError
 from treadle.log.journal import read_journal
@@ -62,11 +63,13 @@ class Comparison:
         difference: None where there is none.
         counts: how many of each kind of thing were compared; zero of those that a run does not have.
         weights: SHA-256 of the models' weights and buffers in the first run's newest checkpoint; empty where there is none.
+        notes: what was not compared, and why.
     """
 
     difference: Difference | None = None
     counts: dict[str, int] = field(default_factory=dict)
     weights: str = ""
+    notes: list[str] = field(default_factory=list)
 
 
 def first_difference(one: str | Path, other: str | Path) -> Difference | None:
@@ -82,16 +85,18 @@ def first_difference(one: str | Path, other: str | Path) -> Difference | None:
     return compare(one, other).difference
 
 
-def compare(one: str | Path, other: str | Path, until: int | None = None) -> Comparison:
+def compare(one: str | Path, other: str | Path, until: int | None = None, thinned: bool = False) -> Comparison:
     """As `first_difference`, with what was compared.
 
     Args:
         one: a run folder.
         other: another one.
         until: the step after which rows of the journal do not count, where the first run did not come to its end.
+        thinned: whether checkpoints of the first run may have been removed, which is no difference then, but a note: of both, the newest
+            of the same step are compared.
     """
     one, other, result = Path(one), Path(other), Comparison()
-    found = [_witness(one, other, result), _journal(one, other, result, until), _states(one, other, result)]
+    found = [_witness(one, other, result), _journal(one, other, result, until), _states(one, other, result, thinned)]
     found = [item for item in found if item is not None]
     # What shows first comes first; of one step, what the witness saw says more than a row, and a row more than the end.
     result.difference = min(found, key=lambda item: float("inf") if item.step is None else item.step) if found else None  # type: ignore[union-attr]
@@ -126,6 +131,10 @@ def _count(line: dict[str, Any], result: Comparison) -> None:
     counts["samples"] += samples if line.get("batch") is not None else 0
     counts["sample ids"] += samples if line.get("ids") is not None else 0
     counts["batches"] += line.get("batch") is not None
+    for what, why in dict(line.get("untold") or {}).items():
+        note = f"{WITNESSED.get(what, what)} could not be told, and was not compared: {why}"
+        if note not in result.notes:
+            result.notes.append(note)
     counts["losses"] += len(line.get("loss") or ())
 
 
@@ -177,16 +186,23 @@ def _same_value(one: Any, other: Any) -> bool:
 # --- the end ---
 
 
-def _states(one: Path, other: Path, result: Comparison) -> Difference | None:
+def _states(one: Path, other: Path, result: Comparison, thinned: bool) -> Difference | None:
     result.counts |= {"tensors": 0, "state values": 0}
-    first, second = newest_states(one), newest_states(other)
+    has = bool(_checkpoints(one)), bool(_checkpoints(other))
+    first, second = _newest_of_both(one, other) if thinned and has[1] else (newest_states(one), newest_states(other))
+    if thinned and has[1] and first is None:
+        result.notes.append("there is no step of which both have a checkpoint that is whole: of states, only digests could be compared")
+        return None
     if first is None or second is None:
         if first is second:
             return None
         there = ("whole", MISSING) if second is None else (MISSING, "whole")
         return Difference("checkpoint", None, "a checkpoint", *there)
-    result.weights = weights_digest(first)
     step = int(first[RUN]["progress"]["steps"])
+    if thinned and _checkpoints(other)[0].name != folder_name(step):
+        result.notes.append(f"the states of step {step} are compared, the newest of which both have a checkpoint that is whole")
+    else:
+        result.weights = weights_digest(first)
     for path, a, b in _pairs(_comparable(first), _comparable(second), ""):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
             result.counts["tensors"] += 1
@@ -201,13 +217,28 @@ def _states(one: Path, other: Path, result: Comparison) -> Difference | None:
 
 def newest_states(folder: Path) -> dict[str, Any] | None:
     """The states of the newest checkpoint of a run that is whole; None where there is none."""
-    found = sorted((folder / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name), reverse=True)
-    for path in found:
-        try:
-            return read_checkpoint(path)[0]
-        except CheckpointError:
-            continue
-    return None
+    return next((states for path in _checkpoints(folder) if (states := _whole(path)) is not None), None)
+
+
+def _newest_of_both(one: Path, other: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The states of the newest step of which both have a checkpoint that is whole; None and None where there is none."""
+    names = [path.name for path in _checkpoints(other)]
+    for path in _checkpoints(one):
+        if path.name in names and (first := _whole(path)) is not None and (second := _whole(other / "checkpoints" / path.name)) is not None:
+            return first, second
+    return None, None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted((folder / "checkpoints").glob("step-*"), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
+def _whole(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        return read_checkpoint(checkpoint)[0]
+    except CheckpointError:
+        return None
 
 
 def weights_digest(states: dict[str, Any]) -> str:

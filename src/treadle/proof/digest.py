@@ -10,12 +10,61 @@ from typing import Any
 import numpy as np
 import torch
 
+from treadle.core.structure import leaves, map_leaves
+from treadle.data.content import Unhashable, digest
+
 LENGTH = 16
 _WHOLE = 2**24
 """Bytes up to which every byte counts; of a larger tensor, sums of its pieces do, taken where it lies."""
 _DEEPEST, _LONGEST = 8, 10_000
 _PIECES = 4096
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+
+
+class Untold(Exception):
+    """Something whose content cannot be told; the message says what and why."""
+
+
+def whole_digest(value: Any) -> str:
+    """A digest in which everything counts: every bit of every tensor, every item, key and field, and of an object what its pickle says.
+
+    Args:
+        value: such as a batch.
+
+    Raises:
+        Untold: it holds something that cannot be told.
+
+    Example:
+        >>> whole_digest(list(range(30_000))) == whole_digest([*range(20_000), 0, *range(20_001, 30_000)])
+        False
+    """
+    try:
+        if any(isinstance(leaf, torch.Tensor) and _strided(leaf) is not leaf for leaf in leaves(value)):
+            value = map_leaves(_strided, value)
+        return digest(value).hex()
+    except Unhashable as error:
+        raise Untold(str(error)) from None
+    except Exception as error:  # a class of the user's can raise anything where it is asked for its content
+        raise Untold(f"{type(value).__name__}: {type(error).__name__}: {error}") from None
+
+
+def _strided(leaf: Any) -> Any:
+    """A sparse or nested tensor as the tensors that it is made of; anything else as it is."""
+    if not isinstance(leaf, torch.Tensor) or not (leaf.is_nested or leaf.layout in _PARTS):
+        return leaf
+    if leaf.is_nested:
+        return ["nested", *leaf.detach().unbind()]
+    flags = [leaf.is_coalesced()] if leaf.layout == torch.sparse_coo else []
+    return [str(leaf.layout), *leaf.shape, *flags, *(getattr(leaf.detach(), name)() for name in _PARTS[leaf.layout])]
+
+
+_PARTS = {
+    torch.sparse_coo: ("_indices", "_values"),
+    torch.sparse_csr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_bsr: ("crow_indices", "col_indices", "values"),
+    torch.sparse_csc: ("ccol_indices", "row_indices", "values"),
+    torch.sparse_bsc: ("ccol_indices", "row_indices", "values"),
+}
 
 
 def tensor_digest(tensor: torch.Tensor) -> bytes:
@@ -36,7 +85,7 @@ def tensor_digest(tensor: torch.Tensor) -> bytes:
 def _sums(flat: torch.Tensor) -> torch.Tensor:
     cut = flat.numel() // (8 * _PIECES) * (8 * _PIECES)
     head = flat[:cut].view(torch.int64).reshape(_PIECES, -1)
-    weights = torch.arange(1, head.shape[1] + 1, device=flat.device)
+    weights = torch.arange(1, 2 * head.shape[1], 2, device=flat.device)  # odd: times an even number, the highest bit would be lost
     sums = torch.stack([(piece * weights).sum() for piece in head])
     return torch.cat([sums.view(torch.uint8), flat[cut:]])
 
@@ -48,9 +97,9 @@ def digest_of(value: Any) -> str:
         >>> digest_of({"a": [1, 2]}) == digest_of({"a": [1, 2]}) != digest_of({"a": [1, 3]})
         True
     """
-    digest = hashlib.sha256()
-    _add(digest, value, 0)
-    return digest.hexdigest()[:LENGTH]
+    found = hashlib.sha256()
+    _add(found, value, 0)
+    return found.hexdigest()[:LENGTH]
 
 
 def generator_state(item: Any) -> str:

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,8 +66,12 @@ class Program:
     def __init__(self, command: Sequence[str], scratch: Path, timeout_s: float | None = None, cwd: Path | None = None) -> None:
         self.command, self._scratch, self._timeout, self._cwd, self._number = list(command), scratch, timeout_s, cwd, 0
 
-    def live(self, stage: Stage, variables: dict[str, str] | None = None) -> Life:
+    def live(self, stage: Stage, variables: Mapping[str, str | None] | None = None) -> Life:
         """One process, from its start to its end, or to the end of its time.
+
+        Args:
+            stage: what it is told.
+            variables: of its environment, besides those of this process; one that is None is taken away.
 
         Raises:
             UsageError: the command cannot be started, or took too long.
@@ -78,7 +82,8 @@ class Program:
         Stage(**{**vars(stage), "report": str(report)}).save(where)
         began = time.monotonic()
         with open(printed, "wb") as output:
-            code = self._run(output, {**os.environ, VARIABLE: str(where), **(variables or {})})
+            told = {**os.environ, VARIABLE: str(where), **(variables or {})}
+            code = self._run(output, {name: value for name, value in told.items() if value is not None})
         said = _end_of(printed)
         return Life(code, time.monotonic() - began, _lines(report), said, _deterministic_warnings(printed))
 

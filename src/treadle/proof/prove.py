@@ -203,9 +203,7 @@ class Prover:
         if missing := sorted(set(runs) - set(proof.runs)):
             proof.run = missing[0]
             proof.difference = Difference("folder", None, "the run folder", ", ".join(proof.runs), ", ".join(runs))
-            proof.causes = [
-                Cause("the same command does not find its run again", missing[0], "keep the clock, process number and chance out of run_dir")
-            ]
+            proof.causes = [Cause("the same command does not find its run again", missing[0], _FIXED_NAME)]
             return False
         proof.run = next((run for run in proof.runs if not runs.get(run, Ended("", 0)).is_over), next(iter(proof.runs)))
         stands = runs.get(proof.run, Ended("not begun", 0))
@@ -229,6 +227,7 @@ class Prover:
             found: Comparison = compare(self._folder / one / run, self._folder / other / run)
             proof.counts = {name: proof.counts.get(name, 0) + count for name, count in found.counts.items()}
             proof.weights[run] = found.weights
+            proof.notes += [note for line in found.notes if (note := f"{run}: {line}") not in proof.notes]
             if found.difference is not None:
                 return run, found.difference
         return None

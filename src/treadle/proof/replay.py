@@ -20,7 +20,7 @@ from treadle.core.places import is_users
 from treadle.core.structure import leaves
 from treadle.data.batch import Batch, to_device
 from treadle.proof.command import command_of, variables_of
-from treadle.proof.digest import digest_of
+from treadle.proof.digest import Untold, whole_digest
 from treadle.proof.lives import Program
 from treadle.provenance.read import read_provenance
 from treadle.system.folder import read_record
@@ -44,6 +44,7 @@ class Replay:
         ids: the samples, by their index in the data.
         gradients: parameters whose gradient was not finite.
         doubtful: random generators whose state before the step is not certain.
+        doubtful_buffers: buffers of models whose content before the step is not certain.
         updates: updates that the step had made already when it failed.
         changed: files of the program that are not as they were when the run was made.
         raised_in: the line of the user's code where an error of its own came from.
@@ -58,6 +59,7 @@ class Replay:
     ids: list[int] | None = None
     gradients: list[str] = field(default_factory=list)
     doubtful: list[str] = field(default_factory=list)
+    doubtful_buffers: list[str] = field(default_factory=list)
     updates: int = 0
     changed: list[str] = field(default_factory=list)
     raised_in: str = ""
@@ -84,6 +86,7 @@ def replay(capsule: Path, scratch: Path, *, anomaly: bool = False, timeout_s: fl
     if not isinstance(record.get("code"), dict) or not (run / "config.yaml").is_file():
         raise UsageError(f"{str(capsule)!r} is not in the folder of its run, with the record of what made it; put it back below RUN/capsules")
     result = Replay(info["step"], f"{info['error']}: {info['message']}", ids=info["ids"], gradients=info["gradients"], doubtful=info["doubtful"])
+    result.doubtful_buffers = info.get("doubtful_buffers", [])
     result.updates, result.changed, result.raised_in = info["updates"], _changed(record), _raised_in(info)
     batch = states.pop(BATCH, None)
     program = Program(command_of(record, state, str, run / "config.yaml"), scratch, timeout_s, cwd=_cwd(record))
@@ -102,7 +105,7 @@ def replay(capsule: Path, scratch: Path, *, anomaly: bool = False, timeout_s: fl
         else:
             result.batch = str(events[0]["batch"])
             result.now = _failure(folder / "run", info["step"])
-    result.same = _without_addresses(result.now) == _without_addresses(result.before)
+    result.same = without_addresses(result.now) == without_addresses(result.before)
     return result
 
 
@@ -147,7 +150,7 @@ def _sha256(file: Path) -> str:
         return ""
 
 
-def _without_addresses(message: str) -> str:
+def without_addresses(message: str) -> str:
     """A message without where things were in memory, which is different in each process."""
     return re.sub(r"0x[0-9a-fA-F]+", "0x", message)
 
@@ -201,7 +204,10 @@ class Replayed:
             self._report.add("replayed", batch="missing")
             return batch.parts
         kept = read_checkpoint(Path(self._capsule))[0][BATCH]
-        same = digest_of([list(leaves(part)) for part in batch.parts]) == digest_of([list(leaves(part)) for part in kept])
+        try:
+            same = whole_digest([leaves(part) for part in batch.parts]) == whole_digest([leaves(part) for part in kept])
+        except Untold:
+            same = False
         self._report.add("replayed", batch="the same" if same else "another")
         if same:  # in the structure that the program made, which may be a class of its own
             return batch.parts

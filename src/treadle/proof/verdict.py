@@ -49,7 +49,7 @@ def _facts(proof: Proof) -> list[str]:
     if proof.proved:
         lines += _wrapped("Compared", ", ".join(f"{proof.counts[name]:,} {name}" for name in _COUNTED if proof.counts.get(name)))
         if missing := [name for name in ("sample ids", "batches", "losses", "journal rows", "tensors") if not proof.counts.get(name)]:
-            lines += _wrapped("Not there", f"{', '.join(missing)}: this program has none, so nothing is said about them")
+            lines += _wrapped("Not there", f"{', '.join(missing)}: this program has none that could be compared, so nothing is said about them")
         for run, digest in proof.weights.items():
             lines += _wrapped("Weights", f"sha256 {digest[:_DIGITS]}{f' ({run})' if len(proof.weights) > 1 else ''}")
     gpu = f" ({facts['gpu']})" if facts.get("gpu") else ""

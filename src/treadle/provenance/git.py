@@ -285,6 +285,17 @@ def fill_pointers(place: Path, root: Path) -> list[str]:
     return missing
 
 
+def patched(patch: Path) -> list[str]:
+    """The files that a patch changes.
+
+    Raises:
+        GitError: it is none, or is not there.
+    """
+    words, alone = ("apply", "--numstat", "-z", str(patch)), str(patch.absolute().parents[1])
+    answer = git(patch.parent, *words, seconds=_LONG_S, GIT_CEILING_DIRECTORIES=alone)  # in a repository, git passes over what is not below
+    return [line.split("\t", 2)[2] for line in _names(answer) if line.count("\t") >= 2]
+
+
 def apply(place: Path, patch: Path) -> None:
     """Apply a patch to a folder, which may be a working tree or none.
 

@@ -32,13 +32,14 @@ _CODE = Path("provenance/code")
 _PIECE = 2**20
 
 
-def pack(run_folder: Path, target: Path, checkpoints: Iterable[str]) -> list[str]:
+def pack(run_folder: Path, target: Path, checkpoints: Iterable[str], capsules: bool = False) -> list[str]:
     """Put a run into an archive.
 
     Args:
         run_folder: the run.
         target: the file; it appears whole or not at all.
         checkpoints: names of the checkpoints that go with it.
+        capsules: whether steps that failed go with it, each with the whole state and a batch of the data.
 
     Returns:
         what a person should know about it.
@@ -47,7 +48,7 @@ def pack(run_folder: Path, target: Path, checkpoints: Iterable[str]) -> list[str
         UsageError: a file looks as if it held a secret; each is named.
         OSError: something cannot be read or written.
     """
-    files = list(_files(run_folder, set(checkpoints)))
+    files = list(_files(run_folder, set(checkpoints), capsules))
     if secret := list(_secrets(run_folder, files)):
         raise UsageError(f"these hold something that looks like a secret, so nothing was packed: {', '.join(secret)}; take it out first")
     beside = target.with_name(f".{target.name}.tmp")
@@ -84,13 +85,14 @@ def _secret_keys(config: Path) -> list[str]:
     return [name for name, value in values.items() if not same(shown[name], value)]
 
 
-def _files(run_folder: Path, checkpoints: set[str]) -> Iterator[Path]:
+def _files(run_folder: Path, checkpoints: set[str], capsules: bool) -> Iterator[Path]:
     """What goes into the archive, relative to the run folder."""
+    left_out = _LEFT_OUT if capsules else (*_LEFT_OUT, "capsules")
     for path in sorted(run_folder.rglob("*")):
         inside = path.relative_to(run_folder)
         hidden = any(part.startswith(".") and part.endswith(".tmp") for part in inside.parts)
         other = len(inside.parts) > 1 and inside.parts[0] == "checkpoints" and inside.parts[1] not in checkpoints
-        if path.is_file() and not path.is_symlink() and not hidden and not other and inside.parts[0] not in _LEFT_OUT:
+        if path.is_file() and not path.is_symlink() and not hidden and not other and inside.parts[0] not in left_out:
             yield inside
 
 

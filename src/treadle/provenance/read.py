@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,19 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {"damaged": f"{path.name} is no JSON"}
     return found if isinstance(found, dict) else {"damaged": f"{path.name} holds no JSON object"}
+
+
+def asked_run_dir(record: Mapping[str, Any]) -> str:
+    """The run folder that the config of a record asks for; empty where nobody knows.
+
+    Example:
+        >>> asked_run_dir({"config": {"lr": {"value": 0.1}, "run.run_dir": {"value": "results/{n}"}}})
+        'results/{n}'
+    """
+    config = record.get("config")
+    entries = config.items() if isinstance(config, Mapping) else ()
+    found = (entry.get("value") for name, entry in entries if name.rpartition(".")[2] == "run_dir" and isinstance(entry, Mapping))
+    return str(next(found, None) or "")
 
 
 def read_history(folder: str | Path) -> list[dict[str, Any]]:

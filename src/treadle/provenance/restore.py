@@ -20,8 +20,11 @@ from typing import Any
 
 from treadle.core.errors import UsageError
 from treadle.provenance import git
+from treadle.provenance.read import asked_run_dir
 from treadle.provenance.source import Source, own_source, sources_of
 from treadle.provenance.surroundings import link_beside, link_surroundings
+
+_NAMED = 5
 
 
 @dataclass
@@ -87,11 +90,13 @@ def restored(record: Mapping[str, Any], folder: Path, into: Path, *, repository:
             if source.commit:
                 _check_out(source, folder, place, found, trees, repository)
             _copy(source, folder, place, found, at is not None)
+            found.problems += _lost(source, folder)
         apart = [path.resolve() for path in (folder.parent, _run_folder(record, cwd), into, *(source.root for source in sources))]
         for source in sources:
             found.notes += link_beside(source, found.place(source.root), apart)
         link_surroundings([source.root for source in sources], into)
         if at is None:
+            found.problems += [f"what made the run could not be recorded in full: {note}" for note in record["code"].get("notes", ())]
             _compare(record["code"].get("files", {}), found)
         yield found
     finally:
@@ -101,8 +106,7 @@ def restored(record: Mapping[str, Any], folder: Path, into: Path, *, repository:
 
 def _run_folder(record: Mapping[str, Any], cwd: str) -> Path:
     """Where the run was, which may be another place than that where it is now."""
-    entry = record.get("config", {}).get("run_dir", {})
-    return Path(cwd, str(entry.get("value", "") if isinstance(entry, Mapping) else ""))
+    return Path(cwd, asked_run_dir(record))
 
 
 def _at(sources: list[Source], own: Source | None, at: str, repository: Path | None) -> tuple[list[Source], str]:
@@ -175,6 +179,17 @@ def _patch(source: Source, folder: Path, place: Path, found: Restored) -> None:
         found.problems.append(f"the uncommitted changes of {source.root} cannot be brought back: provenance/{source.patch}: {error.strerror}")
     except git.GitError as error:
         found.problems.append(f"the uncommitted changes of {source.root} cannot be brought back: {error}")
+
+
+def _lost(source: Source, folder: Path) -> list[str]:
+    """Changes that the record names and does not hold, as where git fell silent midway."""
+    held = {*source.untracked, *source.left_out}
+    if source.patch:
+        with suppress(git.GitError):
+            held.update(git.patched((folder / source.patch).absolute()))
+    lost = [name for name in source.changed if name not in held]
+    more = f" and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+    return [f"{', '.join(lost[:_NAMED])}{more} of {source.root} had changes that are not in the record"] if lost else []
 
 
 def _copy(source: Source, folder: Path, place: Path, found: Restored, only_missing: bool) -> None:

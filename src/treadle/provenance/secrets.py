@@ -46,8 +46,8 @@ _BEGINNINGS = re.findall(
     "dop_v1_ wandb_v1_ :AA hooks.slack.com/ discord.com/ discordapp.com/ -----BEGIN",
 )
 """How these forms begin: a large file is searched for a few words much faster than for a pattern."""
-_HEX = re.compile(r"(?<![0-9a-zA-Z])[0-9a-f]{32,}(?![0-9a-zA-Z])")
-_HEX_OF_NO_PATH = re.compile(r"(?<![0-9a-zA-Z/@:])[0-9a-f]{32,}(?![0-9a-zA-Z])")
+_HEX = re.compile(r"(?<![0-9a-zA-Z])(?=\d*[a-f])[0-9a-f]{32,}(?![0-9a-zA-Z])")
+_HEX_OF_NO_PATH = re.compile(r"(?<![0-9a-zA-Z/@:])(?=\d*[a-f])[0-9a-f]{32,}(?![0-9a-zA-Z])")
 _LONG = re.compile(r"[A-Za-z0-9]{20,}|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{40}(?![A-Za-z0-9+/])")
 _SYLLABLE = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|\d+")
 _RANDOM = 0.36

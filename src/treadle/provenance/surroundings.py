@@ -1,9 +1,14 @@
-"""Surroundings: links to what stood beside a run's code and is in no record, so that the code finds it where it was."""
+"""Surroundings: what stood beside a run's code and is in no record, so that the code finds it where it was.
+
+Files are copied, so that a program which writes its results there does not write into the user's. Folders are linked, and so are files that
+are too large to be copied: they are data.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,15 +17,19 @@ from treadle.provenance.source import Source
 
 _NOT_LINKED = frozenset({".git", "__pycache__", ".venv", "venv", ".tox", ".nox", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".ipynb_checkpoints"})
 _NAMED = 5
+LARGEST_COPY = 64 * 2**20
+"""Bytes of a file, above which it is linked."""
+_LARGEST_COPIES = 512 * 2**20
+"""Bytes of all that is copied beside one repository."""
 
 
 def link_beside(source: Source, place: Path, apart: list[Path]) -> list[str]:
-    """Link what is beside the code and in no record: data, and what git ignores. Python files are not: they would be code of today.
+    """Copy or link what is beside the code and in no record: data, and what git ignores. Python files are not: they would be code of today.
 
     Args:
         source: whose.
         place: where its code is now.
-        apart: what is not linked, nor any folder that it is in as a whole: the run, and where code is.
+        apart: what is left out, as is any folder that it is in as a whole: the run, and where code is.
 
     Returns:
         what a person should know about it.
@@ -29,10 +38,16 @@ def link_beside(source: Source, place: Path, apart: list[Path]) -> list[str]:
         names = _names(source)
     except OSError:  # it is another machine
         return []
-    linked = [path for name in names for path in _link(source.root / name, place / name, apart)]
-    shown = [str(path.relative_to(source.root)) for path in linked if not (path / "run.json").exists()]
-    more = f" and {len(shown) - _NAMED:,} more" if len(shown) > _NAMED else ""
-    return [f"in no record, and linked as it is now in {source.root}: {', '.join(shown[:_NAMED])}{more}"] if shown else []
+    found = _Found(apart)
+    for name in names:
+        found.take(source.root / name, place / name)
+    kinds = {"copied": found.copied, "linked": [path for path in found.linked if not (path / "run.json").exists()]}
+    return [f"in no record, and {how} as it is now in {source.root}: {_shown(paths, source.root)}" for how, paths in kinds.items() if paths]
+
+
+def _shown(paths: list[Path], root: Path) -> str:
+    more = f" and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else ""
+    return f"{', '.join(str(path.relative_to(root)) for path in paths[:_NAMED])}{more}"
 
 
 def _names(source: Source) -> list[str]:
@@ -60,16 +75,43 @@ def link_surroundings(roots: Iterable[Path], into: Path) -> None:
                     (inside / path.name).symlink_to(path)
 
 
-def _link(path: Path, target: Path, apart: list[Path]) -> Iterator[Path]:
-    """Link a path; of a folder that is there in part, or that holds a run or the target, what is in it."""
-    real = path.resolve()
-    if path.name in _NOT_LINKED or path.suffix == ".py" or real in apart:
-        return
-    is_around = any(one.is_relative_to(real) for one in apart)
-    if not os.path.lexists(target) and not is_around:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(path)
-        yield path
-    elif path.is_dir() and not path.is_symlink() and not target.is_symlink() and (is_around or target.is_dir()):
-        for inside in sorted(path.iterdir()):
-            yield from _link(inside, target / inside.name, apart)
+class _Found:
+    """What was found beside the code, and brought to it.
+
+    Args:
+        apart: what is left out.
+    """
+
+    def __init__(self, apart: list[Path]) -> None:
+        self._apart, self._room = apart, _LARGEST_COPIES
+        self.copied: list[Path] = []
+        self.linked: list[Path] = []
+
+    def take(self, path: Path, target: Path) -> None:
+        """Copy or link a path; of a folder that is there in part, or that holds a run or the target, what is in it."""
+        real = path.resolve()
+        if path.name in _NOT_LINKED or path.suffix == ".py" or real in self._apart:
+            return
+        is_around = any(one.is_relative_to(real) for one in self._apart)
+        if not os.path.lexists(target) and not is_around:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not self._copy(path, target):
+                target.symlink_to(path)
+                self.linked.append(path)
+        elif path.is_dir() and not path.is_symlink() and not target.is_symlink() and (is_around or target.is_dir()):
+            for inside in sorted(path.iterdir()):
+                self.take(inside, target / inside.name)
+
+    def _copy(self, path: Path, target: Path) -> bool:
+        """Whether it is a file that could be copied."""
+        try:
+            size = path.stat().st_size
+            if not path.is_file() or size > min(LARGEST_COPY, self._room):
+                return False
+            shutil.copy2(path, target)
+        except OSError:  # nobody may read it, or the disk is full
+            target.unlink(missing_ok=True)
+            return False
+        self._room -= size
+        self.copied.append(path)
+        return True
