@@ -212,8 +212,8 @@ def _loose(repo: dict[str, Any]) -> str:
 def _content(split: str, mine: dict[str, Any], his: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     left, right = section(mine, "hashes"), section(his, "hashes")
     common = [index for index in left if index in right]
-    # Random items are the same only where they were drawn under the same seed.
-    if (mine.get("random") or his.get("random")) and mine.get("seed") != his.get("seed"):
+    # Random items are the same only where they were drawn under the same seed, and follow from it: see `treadle.data.fingerprint`.
+    if (mine.get("random") or his.get("random")) and (mine.get("seed") != his.get("seed") or False in (mine.get("seeded"), his.get("seeded"))):
         common = []
     if other := [index for index in common if left[index] != right[index]]:
         place, told = other[0], f"item {other[0]}; {len(other)} of {len(common)} differ"
