@@ -127,7 +127,7 @@ def test_copies_and_capsules_are_searched_whatever_they_are_called(run, tmp_path
     (run / name).parent.mkdir(parents=True)
     (run / name).write_text(json.dumps({"cells": ["import a\n", 'api_key = "abcd1234efgh5678"\n']}))
     with pytest.raises(UsageError, match=name):
-        pack(run, tmp_path / "b.zip", [])
+        pack(run, tmp_path / "b.zip", [], capsules=True)
 
 
 def test_what_the_record_withholds_of_the_config_is_not_packed(run, tmp_path):

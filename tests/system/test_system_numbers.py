@@ -131,6 +131,7 @@ def test_another_code_is_another_run_and_the_unfinished_one_is_named(own_module,
 def test_the_run_that_is_named_goes_on_where_it_is_asked_for_and_the_other_code_is_accepted(own_module):
     train(config(), fail_at=3)
     own_module.write_text("WIDTH = 4\n")
+    importlib.reload(sys.modules[own_module.stem])  # as a new process would have it
     with pytest.raises(RunChanged, match=r"code, own_code_of_this_test.py: \w+ -> \w+"):
         train(config("results/001"))
     result = train(config("results/001"), accept_changes=True)
