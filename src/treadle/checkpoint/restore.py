@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from treadle.checkpoint.save import FORMAT
 from treadle.checkpoint.tracked import plain_key
 from treadle.checkpoint.tree import decode
 from treadle.core.errors import CheckpointError, did_you_mean
+from treadle.system.seal import file_checksum
 
 
 def read_info(path: Path) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def verify(path: Path) -> set[str]:
         try:
             if (size := file.stat().st_size) != length:
                 raise CheckpointError(f"{path}: {name} has {size} bytes, {length} were written")
-            if _sha256(file) != checksum:
+            if file_checksum(file) != checksum:
                 raise CheckpointError(f"{path}: {name} is damaged, its checksum does not match")
         except OSError as error:
             raise CheckpointError(f"{path}: {name} cannot be read: {error.strerror}") from None
@@ -84,11 +84,6 @@ def _manifest(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, str]]]:
     except _UNREADABLE:
         raise CheckpointError(f"{path}: manifest.json cannot be read") from None
     return manifest, files
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tensors(path: Path, name: str, files: set[str]) -> dict[str, torch.Tensor]:

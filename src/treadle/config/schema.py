@@ -171,7 +171,11 @@ def run_config(tree: object) -> Config:
 
 def with_run_dir(tree: T, run_dir: str) -> T:
     """The same config for another run folder."""
-    held: Config = dataclasses.replace(run_config(tree), run_dir=run_dir)
+    return with_config(tree, dataclasses.replace(run_config(tree), run_dir=run_dir))
+
+
+def with_config(tree: T, held: Config) -> T:
+    """A user's own config with another `Config` in it, and with what was remembered of how it was asked for."""
     path = config_path(tree)
     changed: T = dataclasses.replace(tree, **{path: held}) if path else held  # type: ignore[type-var,assignment]
     pass_on(tree, changed)

@@ -24,7 +24,7 @@ from treadle.proof.digest import Untold, whole_digest
 from treadle.proof.lives import Program
 from treadle.provenance.read import read_provenance
 from treadle.system.folder import read_record
-from treadle.system.seal import checksum
+from treadle.system.seal import file_checksum
 from treadle.system.stage import Stage
 
 _SHOWN = 8
@@ -145,7 +145,7 @@ def _changed(record: dict[str, Any]) -> list[str]:
 
 def _sha256(file: Path) -> str:
     try:
-        return checksum(file.read_bytes())
+        return file_checksum(file)
     except OSError:
         return ""
 

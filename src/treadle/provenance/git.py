@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from treadle.system.seal import file_checksum
+
 SECONDS = 10
 """After this time a question is given up."""
 _ARGUMENTS = (
@@ -308,8 +310,7 @@ def apply(place: Path, patch: Path) -> None:
 
 def _sha256(path: Path) -> str:
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_checksum(path)
     except OSError:
         return ""
 

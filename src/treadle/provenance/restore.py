@@ -8,7 +8,6 @@ Nothing of the user's is changed. What no record holds, such as data sets beside
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -23,6 +22,7 @@ from treadle.provenance import git
 from treadle.provenance.read import asked_run_dir
 from treadle.provenance.source import Source, own_source, sources_of
 from treadle.provenance.surroundings import link_beside, link_surroundings
+from treadle.system.seal import file_checksum
 
 _NAMED = 5
 
@@ -172,7 +172,7 @@ def _as_it_is(source: Source, place: Path, why: str, found: Restored) -> None:
 def _patch(source: Source, folder: Path, place: Path, found: Restored) -> None:
     patch = folder / str(source.patch)
     try:
-        if hashlib.sha256(patch.read_bytes()).hexdigest() != source.patch_sha256:
+        if file_checksum(patch) != source.patch_sha256:
             found.problems.append(f"provenance/{source.patch} is not as the run left it: somebody edited it, or it is damaged")
         git.apply(place, patch.absolute())
     except OSError as error:
@@ -201,7 +201,7 @@ def _copy(source: Source, folder: Path, place: Path, found: Restored, only_missi
         if only_missing and os.path.lexists(target):
             continue
         try:
-            if (expected := source.copies.get(name)) and hashlib.sha256(kept.read_bytes()).hexdigest() != expected:
+            if (expected := source.copies.get(name)) and file_checksum(kept) != expected:
                 found.problems.append(f"the copy of {name} in the run folder is not as the run left it: somebody edited it, or it is damaged")
             target.parent.mkdir(parents=True, exist_ok=True)
             target.unlink(missing_ok=True)
@@ -219,5 +219,5 @@ def _compare(files: Mapping[str, Any], found: Restored) -> None:
     """Whether every file that the run imported is there with the content that it had."""
     for name, digests in files.items():
         there = [path for path in (found.place(root) / name for root in found.roots) if path.is_file()]
-        if not any(hashlib.sha256(path.read_bytes()).hexdigest() == digests["sha256"] for path in there):
+        if not any(file_checksum(path) == digests["sha256"] for path in there):
             found.problems.append(f"{name}, which the run imported, is {'not as it was' if there else 'missing'}")

@@ -16,6 +16,16 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def file_checksum(path: Path) -> str:
+    """The same of what is in a file, read piece by piece.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sealed(record: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """A record with a seal on it.
 

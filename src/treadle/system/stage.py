@@ -11,10 +11,9 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from treadle.config.asked import pass_on
-from treadle.config.schema import config_path, run_config
+from treadle.config.schema import run_config, with_config
 from treadle.core.errors import UsageError
 
 VARIABLE = "TREADLE_STAGE"
@@ -121,11 +120,8 @@ class Stage:
         checkpoint = config.checkpoint if self.checkpoint_every is None else replace(config.checkpoint, every=self.checkpoint_every)
         machine = config.machine if self.workers is None else replace(config.machine, workers=self.workers)
         log = replace(config.log, console="quiet", tensorboard=False)
-        held: Any = replace(config, run_dir=self.place(config.run_dir), checkpoint=checkpoint, machine=machine, log=log, time_limit=None)
-        path = config_path(tree)
-        changed: T = replace(tree, **{path: held}) if path else held  # type: ignore[type-var]
-        pass_on(tree, changed)
-        return changed
+        place = self.place(config.run_dir)
+        return with_config(tree, replace(config, run_dir=place, checkpoint=checkpoint, machine=machine, log=log, time_limit=None))
 
 
 def current_stage() -> Stage | None:
