@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -111,3 +111,22 @@ def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int
 
     starts = range(0, count, size)
     return [cut(start) for start in starts], [min(size, count - start) for start in starts]
+
+
+def cut(batch: Batch, limit: int) -> Batch:
+    """The same batch in parts of at most so many samples.
+
+    Raises:
+        DataError: a part holds nothing that is as long as it has samples, so that it cannot be cut.
+    """
+    if max(batch.counts) <= limit:
+        return batch
+    parts: list[Any] = []
+    counts: list[int] = []
+    for part, count in zip(batch.parts, batch.counts, strict=True):
+        if not any(isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim and len(leaf) == count for leaf in leaves(part)):
+            raise DataError(f"{describe(part)} of {count} samples cannot be cut: nothing in it is {count} long; give machine.micro_batch a number")
+        some, sizes = split(part, count, limit)
+        parts += some
+        counts += sizes
+    return replace(batch, parts=parts, counts=counts)
