@@ -9,10 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from treadle.core.mix import mix
-from treadle.core.structure import map_leaves
 from treadle.data.batch import Batch
 from treadle.data.order import Indices
 from treadle.data.sources import Collate, Source
@@ -41,23 +38,6 @@ def collated(samples: list[Any], collate: Collate, micro_batch: int | None) -> t
     """Samples as micro-batches. A collate that draws for each sample draws the same however the batch is cut."""
     parts = [samples[cut] for cut in _cuts(len(samples), micro_batch)]
     return [collate(part) for part in parts], [len(part) for part in parts]
-
-
-def from_tensors(source: Source, chunk: Chunk, micro_batch: int | None) -> Batch:
-    """A batch of data that is in memory: one index operation a tensor."""
-    index = torch.from_numpy(chunk.indices)
-    if source.index is not None:
-        index = source.index[index.to(source.index.device)]
-    parts, counts = [], []
-    for cut in _cuts(len(chunk.indices), micro_batch):
-        part = index[cut]
-        parts.append(_taken(source.data, part))
-        counts.append(len(part))
-    return Batch(parts, counts, len(chunk.indices), chunk.ends_epoch, chunk.indices)
-
-
-def _taken(data: Any, index: torch.Tensor) -> Any:
-    return map_leaves(lambda leaf: leaf.index_select(0, index.to(leaf.device)), data)
 
 
 class Fetch:
