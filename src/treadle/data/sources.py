@@ -48,6 +48,8 @@ class Samples:
         prepare: ``prepare(batch) -> batch`` for a whole batch on the training device, such as `treadle.data.Images`; in training,
             evaluation and prediction alike. Where it has a parameter ``draw``, it is given random numbers for each sample,
             see `treadle.data.prepare.Draw`.
+        random: whether a sample may draw random numbers where it is made, so that the generators are seeded for each; that takes
+            10 us a sample. False where it does not: then they are not, and a draw is an error.
 
     Example:
         >>> Samples([(1.0, 0), (2.0, 1)], sampler="sequential").sampler
@@ -58,6 +60,7 @@ class Samples:
     sampler: str | Order | None = None
     collate: Collate | None = None
     prepare: Callable[..., Any] | None = None
+    random: bool = True
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ class Source:
     workers: Workers | None = None
     index: torch.Tensor | None = None
     prepare: Callable[..., Any] | None = None
+    random: bool = True
     notes: list[str] = field(default_factory=list)
 
 
@@ -134,7 +138,7 @@ def resolve(data: Any, sampler: str | Order) -> Source:
     if tensors is not None and isinstance(dataset, (tuple, Mapping)):
         dataset = _Rows(tensors.data, tensors.length or 0)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return Source("indexed", dataset, order, collate, length=_counted(dataset), prepare=data.prepare)
+        return Source("indexed", dataset, order, collate, length=_counted(dataset), prepare=data.prepare, random=data.random)
     hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(dataset, "__iter__") else ""
     raise DataError(
         f"{type(dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "
