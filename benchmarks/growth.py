@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--rounds 7] [--only 'late in a run'] [--sizes 1000000] [--save]
 
-A run of the size, 100,000 steps unless told, is timed over its last thousand steps, and compared with a run of 2,000. The others are runs of
+A run of the size, 50,000 steps unless told, is timed over its last thousand steps, and compared with a run of 2,000. The others are runs of
 2,000 steps, timed over their last thousand. Resident memory is read at twenty places after the first tenth of a run.
 """
 
@@ -97,7 +97,7 @@ def usual(size: int) -> int:
     return min(size, STEPS)
 
 
-BENCH = Benchmark(__file__, lambda size: size, sizes=(100_000,), small=(60,), unit="us a step", scale=1e-6)
+BENCH = Benchmark(__file__, lambda size: size, sizes=(50_000,), small=(60,), unit="us a step", scale=1e-6)
 BENCH.add("early in a run", lambda size: run(batches(usual(size)), usual(size), Memory(usual(size))), base="early in a run")
 BENCH.add("late in a run", late, base="early in a run")
 BENCH.add("one long epoch", lambda size: run(batches(usual(size)), usual(size)), base="one long epoch")

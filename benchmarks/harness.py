@@ -2,8 +2,8 @@
 
 A worker process, pinned to one core and with one thread, runs the base (A) and the entrant (B) as AB, BA, AB, ... on fresh tasks of the same
 seed. A round gives one ratio B/A, so that a machine that becomes slower in between changes nothing; the table has the median of the rounds,
-with quartiles. CPU time stands beside wall time: where others use the machine, it is the steadier of the two. After each run the trained
-model is asked for its loss: an entrant that did other work shows.
+with quartiles. The base's own row is what it took beside the first of the others. CPU time stands beside wall time: where others use the
+machine, it is the steadier of the two. After each run the trained model is asked for its loss: an entrant that did other work shows.
 """
 
 from __future__ import annotations
@@ -133,27 +133,30 @@ class Benchmark:
             _prepare_worker(self.entrants[options.worker].pinned)
             Path(options.out).write_text(json.dumps(self.measured(options.worker, options.rounds, sizes)), encoding="utf-8")
             return
-        names = options.only.split(",") if options.only else list(self.entrants)
+        names = options.only or [name for name, entrant in self.entrants.items() if name != entrant.base]
         if unknown := [name for name in names if name not in self.entrants]:
-            raise SystemExit(f"no entrant {', '.join(unknown)}; there are: {', '.join(self.entrants)}")
-        rows = []
+            raise SystemExit(f"no entrant {unknown[0]!r}; there are: {' | '.join(self.entrants)}")
+        result: dict[str, Any] = {"benchmark": self.name, "unit": self.unit, "rounds": options.rounds, **machine(), "rows": []}
         for name in names:
-            rows.append(self._row(name, options))
-            print(" | ".join(cells(rows[-1])).rstrip(" |"), file=sys.stderr, flush=True)
-        result = {"benchmark": self.name, "unit": self.unit, "rounds": options.rounds, **machine(), "rows": rows}
-        if options.save:
-            _save(result)
+            result["rows"] += self._rows(name, options, known={row["entrant"] for row in result["rows"]})
+            print(" | ".join(cells(result["rows"][-1])).rstrip(" |"), file=sys.stderr, flush=True)
+            if options.save:  # one that is cut short has lost nothing
+                save(result)
         print(table(result))
 
-    def _row(self, name: str, options: argparse.Namespace) -> dict[str, Any]:
+    def _rows(self, name: str, options: argparse.Namespace, known: set[str]) -> list[dict[str, Any]]:
+        """The row of an entrant; before it that of its base, where there is none yet."""
         entrant = self.entrants[name]
         row: dict[str, Any] = {"entrant": name, "base": entrant.base}
         if entrant.needs and importlib.util.find_spec(entrant.needs) is None:
-            return row | {"skipped": f"{entrant.needs} is not installed"}
+            return [row | {"skipped": f"{entrant.needs} is not installed"}]
         if entrant.needs:
             row["version"] = _version(entrant.needs)
         rounds = self._in_a_process(name, options)
-        return row | (summary(rounds) if isinstance(rounds, list) else {"failed": rounds})
+        if isinstance(rounds, str):
+            return [row | {"failed": rounds}]
+        base = {"entrant": entrant.base, "base": entrant.base, **summary([{"base": one["base"], "it": one["base"]} for one in rounds])}
+        return [*([] if {entrant.base, name} & known or name == entrant.base else [base]), row | summary(rounds)]
 
     def _in_a_process(self, name: str, options: argparse.Namespace) -> list[dict[str, Any]] | str:
         """The rounds of an entrant, or the last line of what it said."""
@@ -284,14 +287,13 @@ def table(result: Mapping[str, Any]) -> str:
     return "\n".join([f"### {result['benchmark']}", "", head, "", *("| " + " | ".join(row) + " |" for row in rows), ""])
 
 
-def _save(result: dict[str, Any]) -> None:
+def save(result: dict[str, Any]) -> None:
     """Write the results of today; those of entrants that were not run again stay."""
     path = RESULTS / f"{result['date']}-{result['benchmark']}.json"
-    if path.exists():
-        new = {row["entrant"]: row for row in result["rows"]}
-        old = json.loads(path.read_text(encoding="utf-8"))["rows"]
-        kept = {row["entrant"]: row for row in old}
-        result = result | {"rows": list((kept | {name: row for name, row in new.items() if "skipped" not in row or name not in kept}).values())}
+    if path.exists() and "rows" in result:
+        kept = {row["entrant"]: row for row in json.loads(path.read_text(encoding="utf-8"))["rows"]}
+        kept |= {row["entrant"]: row for row in result["rows"] if "skipped" not in row or row["entrant"] not in kept}
+        result = result | {"rows": list(kept.values())}
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
@@ -300,7 +302,7 @@ def _options(benchmark: Benchmark) -> argparse.Namespace:
     text = sys.modules["__main__"].__doc__
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=benchmark.rounds)
-    parser.add_argument("--only", default="", help="entrants, with commas: " + ", ".join(benchmark.entrants))
+    parser.add_argument("--only", nargs="+", help="entrants: " + " | ".join(benchmark.entrants))
     parser.add_argument("--sizes", type=int, nargs="+", help=f"how much work, in place of {' '.join(map(str, benchmark.sizes))}")
     parser.add_argument("--small", action="store_true", help="as little work as can be, to see that everything runs")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
