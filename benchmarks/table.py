@@ -10,7 +10,7 @@ from harness import RESULTS, table
 
 ROOT = RESULTS.parents[1]
 BEGIN, END = "## What it costs\n", "\n## The tree\n"
-LINKED = "[Every row, with quartiles and machine](benchmarks/results/README.md); `make bench` measures again, `make bench-all` with the peers."
+LINKED = "[Every row](benchmarks/results/README.md), with quartiles; `make bench` measures again, `make bench-all` with the peers."
 
 WORKLOADS = {
     "step_overhead": "A step that does next to nothing",
@@ -64,26 +64,35 @@ def cell(found: Mapping[str, Mapping[str, Any]], entrant: str) -> str:
 
 
 def section() -> str:
-    """The part of the README between its heading and the tree."""
+    """The part of the README between its heading and the tree; what was not measured is left out."""
     results = newest()
     place = next(iter(results.values()))["machine"]
     dates = sorted({result["date"] for result in results.values()})
     lines = [
         "CPU time over that of the loop by hand: same model, data, order and final loss, in turn on one thread, medians. Peers: with nothing",
-        f"logged / with their progress bar and logger. {', '.join(dates)}, {place['cpu']}, torch {place['torch']}. {LINKED}",
+        f"logged / with their progress bar and logger. {', '.join(dates)}, {place['cpu']}, torch {place['torch']}.",
+        LINKED,
         "",
-        "| | By hand | " + " | ".join(COLUMNS) + " |",
-        "|---|" + "---|" * (len(COLUMNS) + 1),
+        *grid(results),
+        "",
+        "| | |",
+        "|---|---|",
     ]
-    for name, text in WORKLOADS.items():
-        found = rows(results, name)
-        hand = f"{found['by hand']['cpu'][1]:.1f} {results[name]['unit']}" if found else "-"
-        lines.append("| " + " | ".join([text, hand, *(cell(found, entrant) for entrant in COLUMNS.values())]) + " |")
-    lines += ["", "| | |", "|---|---|"]
     lines += [f"| {text} | {ratio(row)} |" for (name, entrant), text in OTHERS.items() if (row := rows(results, name).get(entrant))]
     told = {text: results.get(name, {}).get("figures", {}).get(figure) for (name, figure), text in FIGURES.items()}
     lines += [f"| {text} | {value:.2f} x |" for text, value in told.items() if value is not None]
     return "\n".join(lines)
+
+
+def grid(results: Mapping[str, Any]) -> list[str]:
+    """Workloads by entrants."""
+    found = {name: rows(results, name) for name in WORKLOADS if rows(results, name)}
+    shown = [title for title, entrant in COLUMNS.items() if any(cell(one, entrant) != "-" for one in found.values())]
+    lines = ["| | By hand | " + " | ".join(shown) + " |", "|---|" + "---|" * (len(shown) + 1)]
+    for name, one in found.items():
+        hand = f"{one['by hand']['cpu'][1]:.1f} {results[name]['unit']}"
+        lines.append("| " + " | ".join([WORKLOADS[name], hand, *(cell(one, COLUMNS[title]) for title in shown)]) + " |")
+    return lines
 
 
 def page() -> str:
