@@ -249,7 +249,8 @@ def machine() -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     versions = {name: _version(name) for name in ("torch", "numpy", "treadle")}
-    return {"date": date.today().isoformat(), "machine": {"cpu": cpu, "cores": os.cpu_count(), "python": platform.python_version(), **versions}}
+    place = {"cpu": cpu, "cores": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "python": platform.python_version(), **versions}
+    return {"date": date.today().isoformat(), "machine": place}
 
 
 def _version(module: str) -> str:
@@ -282,7 +283,8 @@ def spread(found: Sequence[float]) -> str:
 def table(result: Mapping[str, Any]) -> str:
     """All rows, in Markdown."""
     place = result["machine"]
-    head = f"{result['date']}, {place['cpu']}, Python {place['python']}, torch {place['torch']}, {result['rounds']} rounds; {result['unit']}"
+    head = f"{result['date']}, {place['cpu']}, {place['cores']} cores, load {place.get('load', 'unknown')}, Python {place['python']}, "
+    head += f"torch {place['torch']}, {result['rounds']} rounds; {result['unit']}"
     rows = [HEADER, ("---",) * len(HEADER), *map(cells, result["rows"])]
     return "\n".join([f"### {result['benchmark']}", "", head, "", *("| " + " | ".join(row) + " |" for row in rows), ""])
 
