@@ -12,8 +12,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-import torch
-
 from treadle.capsule import Failures
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
@@ -31,6 +29,7 @@ from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
 from treadle.preflight import check_lengths, heading, never_logged
+from treadle.rows import window_row
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
@@ -263,13 +262,7 @@ class Loop:
     # --- logging ---
 
     def _log_window(self) -> None:
-        """A row: means of the loss and its companions since the last one, schedules, times."""
-        row = {f"train/{name}": value for name, value in self._means.window().items()}
-        row |= {f"schedule/{name}": value for name, value in self.step.values.items()}
-        row |= self._pace.window(self.progress, self.checkpoints.spent())
-        if self._device.type == "cuda":
-            row["memory/peak_gib"] = torch.cuda.max_memory_allocated(self._device) / 2**30
-        self._run.log(row)
+        self._run.log(window_row(self._means, self._log, self._pace, self.step, self.progress, self.checkpoints.spent(), self._device))
         self._log.flush()
 
     def watch(self, done: int, of: int | None) -> None:

@@ -333,11 +333,12 @@ class Run:
 
     def fitting(self, loader: Loader, look: Callable[[], T]) -> T:
         """Call what reads a loader without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
+        halving = self._loop.halving
         while True:
             try:
                 return look()
             except Exception as error:
-                if self._loop.halving is None or not self._loop.halving.shrinks(loader, error):
+                if halving is None or not halving.shrinks(loader, error):
                     raise
 
     def evaluation_loader(self, data: Any) -> Loader:
@@ -395,6 +396,7 @@ def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
                 f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
             )
     return dict(schedules)
+
 
 def _values(item: Any) -> list[Any]:
     return list(item.values()) if isinstance(item, Mapping) else [item]

@@ -12,9 +12,16 @@ from treadle.step.before import Before
 from treadle.system.seed import set_rng_state
 
 
+class Own:
+    """A generator as a run tracks it."""
+
+    def __init__(self, generator):
+        self.state_dict, self.load_state_dict = generator.get_state, generator.set_state
+
+
 def before(*models, **own):
     found = Before()
-    found.watch([(f"model{number}", model) for number, model in enumerate(models)], {name: g.get_state for name, g in own.items()})
+    found.watch([(f"model{number}", model) for number, model in enumerate(models)], {name: Own(g) for name, g in own.items()})
     return found
 
 
@@ -270,6 +277,8 @@ def test_generators_of_ones_own_are_as_they_were():
         found.mark()
         expected = torch.rand(1, generator=own)
     own.set_state(found.own_generators()["own"])
+    assert torch.equal(torch.rand(1, generator=own), expected)
+    found.put_back_generators()
     assert torch.equal(torch.rand(1, generator=own), expected)
 
 

@@ -85,12 +85,22 @@ class Log:
                 raise UsageError(f"a value cannot be logged as {name!r}: every row has {', '.join(COUNTERS)} by itself")
             row[name] = _kept(name, value)
 
+    def waiting(self) -> list[Any]:
+        """What waits on the device, for a copy that others share."""
+        return [row[name] for row, name in self._on_device()]
+
+    def fetched(self, numbers: list[Any]) -> None:
+        """Take what `waiting` gave, brought to the host."""
+        for (row, name), value in zip(self._on_device(), numbers, strict=True):
+            row[name] = value
+
+    def _on_device(self) -> list[tuple[Row, str]]:
+        return [(row, name) for row in self._rows.values() for name, value in row.items() if isinstance(value, torch.Tensor)]
+
     def flush(self) -> None:
         """Fetch all waiting values in one copy, and write their rows."""
+        self.fetched(to_host(self.waiting()))
         rows, self._rows = list(self._rows.values()), {}
-        names = [(row, name) for row in rows for name in row if name not in COUNTERS]
-        for (row, name), value in zip(names, to_host([row[name] for row, name in names]), strict=True):
-            row[name] = value
         for row in sorted(rows, key=lambda row: row["step"]):
             self._remember(row)
             self._write(row)

@@ -65,14 +65,24 @@ class Means:
         if len(self._doubts) >= _KEPT:
             self.fetch()
 
-    def fetch(self) -> None:
+    def waiting(self) -> list[Any]:
+        """What waits on the device, for a copy that others share."""
+        return [*(number for _, value, weight, _ in self._waiting for number in (value, weight)), *(flag for _, flag in self._doubts)]
+
+    def fetch(self, numbers: list[Any] | None = None) -> None:
         """Bring what waits on the device to the host, in one copy.
+
+        Args:
+            numbers: what `waiting` gave, where it was brought already.
 
         Raises:
             NonFiniteLoss: one of the losses was NaN or infinite.
         """
+        if not self._waiting and not self._doubts:
+            return
+        if numbers is None:
+            numbers = to_host(self.waiting())
         waiting, self._waiting, doubts, self._doubts = self._waiting, [], self._doubts, []
-        numbers = to_host([*(number for _, value, weight, _ in waiting for number in (value, weight)), *(flag for _, flag in doubts)])
         for place, (name, _, _, counted) in enumerate(waiting):
             self._take(name, numbers[2 * place], numbers[2 * place + 1], counted)
         for (step, _), flag in zip(doubts, numbers[2 * len(waiting) :], strict=True):
