@@ -208,6 +208,39 @@ class Step:
         self._updated = True
         self.updates += 1
 
+    def made(self, outcome: Outcome, grads: list[torch.Tensor], norm: torch.Tensor | None, found: torch.Tensor) -> None:
+        """Take in a whole step that was made in one piece, see `treadle.step.whole`: what `backward` and `update` would have noted.
+
+        Args:
+            outcome: of the one micro-batch, without a graph.
+            grads: the gradients.
+            norm: of the whole gradient, where it is known.
+            found: 1.0 where something was not finite, so that nothing moved.
+
+        Raises:
+            NonFiniteLoss: it was. On the CPU at once; on an accelerator when values are next fetched.
+        """
+        value: Any = outcome.loss
+        count: Any = self._default(outcome.count)
+        self._seen[0], self._updated = count, True
+        asks = self._asks(value.device)
+        if asks:
+            value, count = value.item(), count.item() if isinstance(count, torch.Tensor) else count
+            if count == 0:
+                return
+            if not math.isfinite(value):
+                return self._refuse_window(f"the loss is {value}")
+        for name, number in outcome.logs.items():
+            self._record(name, number, count)
+        self._record("loss", value, count)
+        if asks and found.item():
+            what = "the gradient is" if norm is None else f"the norm of the gradient is {norm.item()}:"
+            return self._refuse_window(f"{what} not finite")
+        if not asks and self._doubt is not None:
+            self._doubt(self.number, found.clone())
+        self._grads, self._norm = grads, norm
+        self.updates += 1
+
     def _open_window(self) -> None:
         """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
         self._rescale()
