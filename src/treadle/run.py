@@ -29,13 +29,14 @@ from treadle.metrics.group import Group
 from treadle.provenance.record import Record
 from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
+from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.folder import RunFolder
 from treadle.system.numbers import numbered
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
-from treadle.system.wrap import compiled, prepare, set_train_mode, unwrapped
+from treadle.system.wrap import lay_out_channels_last, prepare, set_train_mode, unwrapped
 
 
 @dataclass(frozen=True)
@@ -140,8 +141,10 @@ class Run:
         self.precision = Precision(machine.precision, self.device)
         self._open_folder()
         self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
+        self.choices, self.generators = self._folder.choices, self._loop.tracked.generators  # what was tried and chosen; those that are tracked
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
+        self._stack.enter_context(self.precision.products())
         seed(self.config.seed)
         if self._stage is not None:
             from treadle.proof.attend import attend
@@ -181,10 +184,17 @@ class Run:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
+        model, optimizer = self.placed(model, optimizer)
+        return compiled_for_own_loop(model, self.config.machine, self.device, self.say), optimizer
+
+    def placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
         model, optimizer = prepare(model, optimizer, self.device, self.say)
+        for one in _values(model) if self.config.machine.channels_last else ():
+            self._stack.callback(lay_out_channels_last(unwrapped(one)).remove)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
-        return (compiled(model) if self.config.machine.compile else model), optimizer
+        return model, optimizer
 
     def loader(self, data: Any) -> Loader:
         """A dataset as batches of this run: its order, its device, its workers. See `treadle.data.sources` for what data may be."""

@@ -37,7 +37,7 @@ class CudaGraphs:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def warm(self, make: Callable[[], Made]) -> Made:
         """On a stream of its own, as torch asks for before a recording."""

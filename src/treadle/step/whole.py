@@ -161,9 +161,13 @@ class WholeBody:
         self._feed, self._otherwise, self._say, self._unable = feed, otherwise, say, unable
         self.is_given_up = False
 
+    def takes(self, step: Any) -> bool:
+        """Whether a step is made as a whole."""
+        return not self.is_given_up and list(step.counts) == [self._size]
+
     def __call__(self, step: Any, model: Any, optimizer: Any) -> None:
         """Make a step."""
-        if self.is_given_up or list(step.counts) != [self._size]:
+        if not self.takes(step):
             self._otherwise(step, model, optimizer)
             return
         if "lr" in step.values:
@@ -175,7 +179,7 @@ class WholeBody:
             made = self._make(batch)
         except self._unable as error:
             self.is_given_up = True
-            self._say(f"warning: the step cannot be one graph, so the model alone is compiled where that was asked for: {_in_short(error)}")
+            self._say(f"warning: the step cannot be one graph, and is made as it would be without that: {error}")
             self._otherwise(step, model, optimizer)
             return
         step.made(made.outcome, made.grads, made.norm, made.found)
@@ -201,9 +205,3 @@ def _detached(value: Any) -> Any:
 
 def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, torch.Tensor) else value
-
-
-def _in_short(error: BaseException) -> str:
-    """The first lines of what a compiler says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"

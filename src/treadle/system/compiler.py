@@ -8,10 +8,14 @@ that was never stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import nn
+
+from treadle.config.schema import MachineConfig
+from treadle.system.device import check_graphs
 
 Say = Callable[[str], object]
 Backend = Callable[..., Any]
@@ -29,12 +33,26 @@ def compiled(model: Any, say: Say, backend: str = "inductor") -> Any:
         return {name: compiled(one, say, backend) for name, one in model.items()}
     if is_compiled(model):
         return model
-    return torch.compile(model, dynamic=False, backend=_or_as_it_is(backend, say))
+    return torch.compile(model, dynamic=False, backend=_or_as_it_is(backend, say), **_isolated())
+
+
+def compiled_for_own_loop(model: Any, machine: MachineConfig, device: torch.device, say: Say) -> Any:
+    """The model for a loop of the user's own, as the machine section asks for: of such a loop the model is all that can be compiled."""
+    check_graphs(machine.cuda_graph, device)
+    if machine.compile == "auto":
+        say("machine.compile='auto' does nothing in a loop of your own: only a Trainer can try a step before it is made; say True or False")
+    if machine.compile == "step" or machine.cuda_graph:
+        say("warning: the step of a loop of your own cannot be one graph" + ("; its model is compiled" if machine.compile else ""))
+    return compiled(model, say) if machine.compile in (True, "step") else model
 
 
 def is_compiled(model: Any) -> bool:
     """Whether a model went through torch.compile."""
     return isinstance(model, nn.Module) and hasattr(model, "_orig_mod")
+
+
+class NotOneGraph(RuntimeError):
+    """A function that cannot be one graph; nothing of it was computed."""
 
 
 class OneGraph:
@@ -46,36 +64,48 @@ class OneGraph:
     """
 
     def __init__(self, function: Callable[[Any], Any], backend: str = "inductor") -> None:
-        self._compiled = torch.compile(function, fullgraph=True, dynamic=False, backend=backend)
+        def in_graph(batch: Any) -> Any:
+            if not torch.compiler.is_compiling():  # torch gives up after so many shapes, and would call it as it is
+                raise NotOneGraph("it would need too many graphs; are batches of many shapes?")
+            return function(batch)
+
+        self._compiled = torch.compile(in_graph, fullgraph=True, dynamic=False, backend=backend, **_isolated())
+        self._is_first = True
 
     def __call__(self, batch: Any) -> Any:
         """Call it.
 
         Raises:
-            any of `not_compiled()`: it cannot be one graph. Nothing was computed then.
+            NotOneGraph: with what torch says.
         """
         from torch._dynamo import exc
 
-        try:
-            return self._compiled(batch)
-        except exc.Unsupported:  # a first time, or a new shape: the graph is made where gradients may be in one
-            with _gradients_in_graphs():
+        if not self._is_first:
+            try:
                 return self._compiled(batch)
-
-
-def not_compiled() -> tuple[type[Exception], ...]:
-    """What torch.compile raises before it has computed anything."""
-    from torch._dynamo import exc
-
-    return (exc.TorchDynamoException, exc.FailOnRecompileLimitHit)
+            except exc.Unsupported:  # a new shape, whose graph has to be made
+                pass
+        try:
+            with _gradients_in_graphs():
+                found = self._compiled(batch)
+        except exc.TorchDynamoException as error:
+            raise NotOneGraph(in_short(error)) from error
+        self._is_first = False
+        return found
 
 
 def _gradients_in_graphs() -> Any:
-    from torch._dynamo import config, exc
+    """Let `torch.autograd.grad` be part of a graph that is made now."""
+    from torch._dynamo import config
 
     if not hasattr(config, "trace_autograd_ops"):
-        raise exc.Unsupported(f"torch {torch.__version__} does not take gradients into a graph; torch 2.13 does")
+        raise NotOneGraph(f"torch {torch.__version__} does not take gradients into a graph; torch 2.13 does")
     return config.patch(trace_autograd_ops=True)
+
+
+def _isolated() -> dict[str, Any]:
+    """A count of graphs for each call of torch.compile, where torch can: else all models of a process share one, which is soon full."""
+    return {"isolate_recompiles": True} if "isolate_recompiles" in signature(torch.compile).parameters else {}
 
 
 def _or_as_it_is(backend: str, say: Say) -> Backend:
