@@ -18,6 +18,8 @@ from torch.optim.sgd import sgd
 Group = dict[str, Any]
 States = list[dict[str, Any]]
 Tensors = list[torch.Tensor]
+_LEFT_OUT = ("params", "lr", "initial_lr", "fused", "foreach", "capturable")
+"""What is no constant of the update: what moves, and by which kernels an update outside of a graph is made."""
 Rule = Callable[[Group, Tensors, Tensors, States, torch.Tensor, torch.Tensor | None], None]
 
 
@@ -49,6 +51,10 @@ class Update:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._rule, self._layout = optimizer, _RULES[type(optimizer)][0], _RULES[type(optimizer)][1]
         self._state: Any = None
+        self._trains: list[bool] = []
+        self._options: list[Group] = []  # apart from the groups themselves, which hold the rate as a number: a graph would be made for each
+        self.gathered = 0
+        """How often options, parameters and state were looked at anew: what a recorded graph holds for good may be another since."""
         self._states: list[States] = []
         self._rates: Tensors = []
         self.params: list[nn.Parameter] = []
@@ -57,14 +63,13 @@ class Update:
     def begin(self) -> None:
         """A step begins: take in the learning rates, and the state where it was made, loaded or replaced since."""
         groups = self._optimizer.param_groups
-        if self._state is not self._optimizer.state:
+        trains = [p.requires_grad for group in groups for p in group["params"]]
+        options = [{key: value for key, value in group.items() if key not in _LEFT_OUT} for group in groups]
+        if self._state is not self._optimizer.state or trains != self._trains or options != self._options:
+            self._trains, self._options = trains, options
             self._gather(groups)
         for rate, group in zip(self._rates, groups, strict=True):
             rate.fill_(group["lr"])
-
-    def constants(self) -> tuple[Any, ...]:
-        """What a recorded graph holds for good, to be compared."""
-        return tuple(value for group in self._optimizer.param_groups for key, value in group.items() if key not in ("params", "lr", "initial_lr"))
 
     def __call__(self, grads: Sequence[torch.Tensor | None], skip: torch.Tensor) -> None:
         """Move the parameters that have a gradient.
@@ -74,7 +79,7 @@ class Update:
             skip: 1.0 leaves everything as it is; a scalar on the gradients' device.
         """
         at = 0
-        for group, states, rate in zip(self._optimizer.param_groups, self._states, self._rates, strict=True):
+        for group, states, rate in zip(self._options, self._states, self._rates, strict=True):
             here = range(len(states))
             own = [(self.params[at + i], grads[at + i], states[i]) for i in here if grads[at + i] is not None]
             at += len(states)
@@ -93,7 +98,7 @@ class Update:
 
     def _gather(self, groups: list[Group]) -> None:
         """The state of each parameter, made as torch makes it where there is none."""
-        self._state = self._optimizer.state
+        self._state, self.gathered = self._optimizer.state, self.gathered + 1
         self.params = [p for group in groups for p in group["params"] if p.requires_grad]
         self._states = []
         for group in groups:

@@ -117,8 +117,8 @@ class WholeStep:
     def constants(self) -> tuple[Any, ...]:
         """What a recorded graph holds for good: options, modes and addresses, to be compared."""
         modules = tuple(module.training for module in self._model.modules())
-        addresses = tuple((p.data_ptr(), p.requires_grad) for p in self._model.parameters())
-        return (*self.update.constants(), id(self._optimizer.state), modules, addresses)
+        addresses = tuple(p.data_ptr() for p in self._model.parameters())
+        return (self.update.gathered, modules, addresses)
 
     def _flag(self, loss: torch.Tensor, grads: list[torch.Tensor], norm: torch.Tensor | None) -> torch.Tensor:
         asked = grads if norm is None or self._clip is None else [norm]

@@ -83,12 +83,12 @@ class OneGraph:
         if not self._is_first:
             try:
                 return self._compiled(batch)
-            except exc.Unsupported:  # a new shape, whose graph has to be made
+            except (exc.Unsupported, exc.FailOnRecompileLimitHit):  # a new shape, whose graph has to be made
                 pass
         try:
             with _gradients_in_graphs():
                 found = self._compiled(batch)
-        except exc.TorchDynamoException as error:
+        except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
             raise NotOneGraph(in_short(error)) from error
         self._is_first = False
         return found
