@@ -128,5 +128,5 @@ def _or_as_it_is(backend: str, say: Say) -> Backend:
 
 def in_short(error: BaseException) -> str:
     """The first words of what a compiler says."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Set TORCH")]
     return f"{type(error).__name__}: {' '.join(lines[:2])[:300]}"
