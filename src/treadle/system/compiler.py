@@ -19,6 +19,7 @@ from treadle.system.device import check_graphs
 
 Say = Callable[[str], object]
 Backend = Callable[..., Any]
+_TOO_MANY = "batches of many shapes would need too many graphs"
 
 
 def compiled(model: Any, say: Say, backend: str = "inductor") -> Any:
@@ -66,7 +67,7 @@ class OneGraph:
     def __init__(self, function: Callable[[Any], Any], backend: str = "inductor") -> None:
         def in_graph(batch: Any) -> Any:
             if not torch.compiler.is_compiling():  # torch gives up after so many shapes, and would call it as it is
-                raise NotOneGraph("it would need too many graphs; are batches of many shapes?")
+                raise NotOneGraph(_TOO_MANY)
             return function(batch)
 
         self._compiled = torch.compile(in_graph, fullgraph=True, dynamic=False, backend=backend, **_isolated())
@@ -88,7 +89,9 @@ class OneGraph:
         try:
             with _gradients_in_graphs():
                 found = self._compiled(batch)
-        except (exc.TorchDynamoException, exc.FailOnRecompileLimitHit) as error:
+        except exc.FailOnRecompileLimitHit as error:
+            raise NotOneGraph(_TOO_MANY) from error
+        except exc.TorchDynamoException as error:
             raise NotOneGraph(in_short(error)) from error
         self._is_first = False
         return found
