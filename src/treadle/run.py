@@ -36,7 +36,7 @@ from treadle.system.numbers import numbered
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
-from treadle.system.wrap import lay_out_channels_last, prepare, set_train_mode, unwrapped
+from treadle.system.wrap import prepare, set_train_mode, unwrapped
 
 
 @dataclass(frozen=True)
@@ -189,9 +189,7 @@ class Run:
 
     def placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
         """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
-        model, optimizer = prepare(model, optimizer, self.device, self.say)
-        for one in _values(model) if self.config.machine.channels_last else ():
-            self._stack.callback(lay_out_channels_last(unwrapped(one)).remove)
+        model, optimizer = prepare(model, optimizer, self.device, self.say, self._stack if self.config.machine.channels_last else None)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
         return model, optimizer

@@ -41,7 +41,7 @@ def why_not(optimizer: Optimizer) -> str:
     return ""
 
 
-class Update:
+class UpdateRule:
     """The update of one optimizer, as a function of gradients.
 
     Args:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from treadle.core.structure import leaves, map_leaves
 from treadle.step.gradients import Finiteness, norm_of
 from treadle.step.objective import Objective, Outcome, as_outcome
-from treadle.step.rules import Update, why_not
+from treadle.step.rules import UpdateRule, why_not
 from treadle.system.precision import Precision
 
 Body = Callable[[Any, Any, Any], object]
@@ -90,10 +90,10 @@ class WholeStep:
         self._optimizer = optimizer
         self._finiteness = Finiteness()
         self._measures = clip is not None or any(group.get("nesterov") for group in optimizer.param_groups)  # which writes into the gradients
-        self.update = Update(optimizer)
+        self.update = UpdateRule(optimizer)
 
     def __call__(self, batch: Any) -> Made:
-        """Make the step. `Update.begin` was called before."""
+        """Make the step. `UpdateRule.begin` was called before."""
         with self._precision.autocast():
             outcome = as_outcome(self._objective(self._model, batch), batch)
         params = self.update.params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ _FUSED = (SGD, Adam, AdamW)
 """Optimizers with a fused kernel for CUDA in every torch that is supported."""
 
 
-def prepare(model: Any, optimizer: Any, device: torch.device, say: Say) -> tuple[Any, Any]:
+def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels_last: ExitStack | None = None) -> tuple[Any, Any]:
     """Put models on a device, and build their optimizers.
 
     Args:
@@ -26,6 +27,7 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say) -> tuple
         optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names.
         device: where they go.
         say: told what is odd but allowed.
+        channels_last: until when images are laid out with the channels last; None leaves them as they are.
 
     Returns:
         model and optimizer, in the shape in which they were given.
@@ -34,6 +36,9 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say) -> tuple
         ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
         ConfigError: a model is no module, an optimizer is none, or the names do not fit.
     """
+    for one in () if channels_last is None else model.values() if isinstance(model, Mapping) else (model,):
+        if isinstance(one, nn.Module):
+            channels_last.callback(lay_out_channels_last(unwrapped(one)).remove)
     if not isinstance(model, Mapping):
         return _prepare_one(model, optimizer, device, "optimizer", say)
     if not isinstance(optimizer, Mapping) or set(optimizer) != set(model):
