@@ -36,9 +36,10 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
         ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
         ConfigError: a model is no module, an optimizer is none, or the names do not fit.
     """
-    for one in () if channels_last is None else model.values() if isinstance(model, Mapping) else (model,):
-        if isinstance(one, nn.Module):
-            channels_last.callback(lay_out_channels_last(unwrapped(one)).remove)
+    if channels_last is not None:
+        for one in model.values() if isinstance(model, Mapping) else (model,):
+            if isinstance(one, nn.Module):
+                channels_last.callback(lay_out_channels_last(unwrapped(one)).remove)
     if not isinstance(model, Mapping):
         return _prepare_one(model, optimizer, device, "optimizer", say)
     if not isinstance(optimizer, Mapping) or set(optimizer) != set(model):
