@@ -29,7 +29,7 @@ SIGNATURES = {
     "EarlyStop": "monitor patience mode min_delta",
     "Plot": "names",
     "main": "function arguments",
-    "Samples": "dataset sampler collate",
+    "Samples": "dataset sampler collate prepare random",
     "Batches": "iterable",
     "supervised": "loss input target",
     "load_weights": "path model name strict",
@@ -37,7 +37,8 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "autocast check_data due evaluate evaluation_loader latest loader log on placed prepare progress result say schedules_for step steps stop track",
+    "Run": "autocast check_data due evaluate evaluation_loader latest loader log on placed prepare progress "
+    "result say schedules_for step steps stop track",
     "Trainer": "evaluate fit keywords on predict",
 }
 

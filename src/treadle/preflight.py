@@ -47,6 +47,20 @@ def check_lengths(
             raise ConfigError(f"the schedule {name!r}: {error}") from None
 
 
+def checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
+    """Schedules, each of which can be called.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for name, schedule in schedules.items():
+        if isinstance(schedule, type) or not callable(schedule):
+            raise ConfigError(
+                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
+            )
+    return dict(schedules)
+
+
 def check_batch(
     model: Any,
     objective: Objective,
@@ -107,6 +121,9 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
     Raises:
         ObjectiveError: a label is no class of the model's output.
     """
+    prepare = loader.source.prepare
+    if prepare is not None and not getattr(prepare, "keeps_targets", False):
+        return  # what the labels will be, only it knows
     if loader.source.kind == "tensors" and isinstance(objective, Supervised) and isinstance(outcome.output, torch.Tensor):
         _, target = objective.unpack(loader.source.data)
         if loader.source.index is not None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,7 +13,7 @@ from torch import nn
 from treadle.config.asked import accepts_changes
 from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
-from treadle.core.errors import ConfigError, RunLocked, UsageError
+from treadle.core.errors import RunLocked, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
@@ -26,7 +25,9 @@ from treadle.log.log import Log, default_writers
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
+from treadle.preflight import checked_schedules
 from treadle.provenance.record import Record
+from treadle.result import Result
 from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
 from treadle.system.compiler import compiled_for_own_loop
@@ -38,28 +39,7 @@ from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
 from treadle.system.wrap import prepare, set_train_mode, unwrapped
 
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Args:
-        status: "finished", "stopped: <reason>" or "interrupted: <signal or time limit>".
-        steps: optimizer steps done.
-        epochs: epochs finished.
-        metrics: the newest value of every logged number, such as ``"valid/accuracy"``.
-        best: folder of the best checkpoint, None where config.checkpoint.best is not set.
-        last: folder of the newest checkpoint.
-        run_dir: the run folder.
-    """
-
-    status: str
-    steps: int
-    epochs: int
-    metrics: dict[str, float]
-    best: Path | None
-    last: Path | None
-    run_dir: Path
+T = TypeVar("T")
 
 
 class Run:
@@ -108,7 +88,7 @@ class Run:
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
-        self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
+        self._schedules, self._accept_changes = checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._record: Record | None = None
@@ -200,7 +180,7 @@ class Run:
         loader = Loader(
             data,
             batch_size=config.batch_size,
-            micro_batch=machine.micro_batch,
+            micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
             sampler=config.data.sampler,
             seed=config.seed,
             drop_last=config.drop_last,
@@ -232,8 +212,7 @@ class Run:
             raise UsageError("cannot check the data: the loop has begun; call run.check_data before run.steps")
         if self._folder.done:
             return
-        # Where it is: a look moves nothing to an accelerator.
-        here = torch.device("cpu")
+        here = torch.device("cpu")  # where it is: a look moves nothing to an accelerator
         given = {name: data for name, data in splits.items() if data is not None}
         loaders = {name: data if isinstance(data, Loader) else evaluation_loader(data, self.config, here) for name, data in given.items()}
         self._fingerprints = check(loaders, self.config.data, self.config.seed, self._folder.path / "provenance" / "leaks.json", self.say)
@@ -353,9 +332,21 @@ class Run:
             objective.to(self.device)
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
-        values = accepted(objective, self.step.values)
-        with self._loop.watching() as watch:
-            return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values, watch)
+        values, loader, loop = accepted(objective, self.step.values), self.evaluation_loader(data), self._loop
+        try:
+            return self.fitting(loader, lambda: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
+        finally:
+            if loop.over:  # no step follows that would move the bar
+                loop.tick()
+
+    def fitting(self, loader: Loader, look: Callable[[], T]) -> T:
+        """Call what reads a loader without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
+        while True:
+            try:
+                return look()
+            except Exception as error:
+                if self._loop.halving is None or not self._loop.halving.shrinks(loader, error):
+                    raise
 
     def evaluation_loader(self, data: Any) -> Loader:
         """A dataset in its own order, for evaluation; made once for each dataset."""
@@ -378,6 +369,24 @@ class Run:
         """Show a line on the console."""
         self._log.say(text)
 
+    def attempt(self, body: Callable[..., object], *args: Any) -> None:
+        """Call the body of a step. With ``machine.micro_batch="auto"``, one that does not fit into memory is called again, with smaller parts.
+
+        An own loop that wants this has its body in a function: ``for step in run.steps(data): run.attempt(body, step)``.
+
+        Args:
+            body: called as ``body(*args)``; whatever it does besides the step, it may do more than once.
+            args: passed on.
+        """
+        while True:
+            try:
+                body(*args)
+                return
+            except Exception as error:
+                if self._loop.halving is None or not self._loop.halving.can(error):
+                    raise
+            self._loop.halving.again()  # when the exception is gone, and with it what its frames held
+
     @property
     def result(self) -> Result:
         """How the run stands, or how it ended; waits for a checkpoint that is being written, since it names where that is."""
@@ -385,15 +394,6 @@ class Run:
         loop.checkpoints.settle()
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
         return Result(status, loop.progress.steps, loop.progress.epochs, self._log.numbers(), loop.checkpoints.best, loop.checkpoints.last, self.dir)
-
-
-def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
-    for name, schedule in schedules.items():
-        if isinstance(schedule, type) or not callable(schedule):
-            raise ConfigError(
-                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
-            )
-    return dict(schedules)
 
 
 def _values(item: Any) -> list[Any]:
