@@ -37,8 +37,8 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "autocast check_data due evaluate evaluation_loader latest loader log on placed prepare progress "
-    "result say schedules_for step steps stop track",
+    "Run": "attempt autocast check_data due evaluate evaluation_loader fitting latest loader log "
+    "on placed prepare progress result say schedules_for step steps stop track",
     "Trainer": "evaluate fit keywords on predict",
 }
 
