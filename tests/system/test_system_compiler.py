@@ -132,6 +132,7 @@ def test_a_function_that_asks_for_a_number_is_no_graph() -> None:
 
 @pytest.mark.parametrize("clip", [None, 0.1])
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.AdamW, lr=0.01), partial(torch.optim.SGD, lr=0.1, momentum=0.9, nesterov=True)])
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch's own compiler
 @pytest.mark.slow
 def test_the_compiled_step_is_the_step(optimizer: Callable[..., torch.optim.Optimizer], clip: float | None) -> None:
     models = [build(), build()]
