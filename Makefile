@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults bench bench-all check lint docs clean
+.PHONY: demo test slow faults bench bench-all check lint docs clean
 
 demo: .venv/demo  ## train LeNet-5 on MNIST
 	$(BIN)/treadle demo
 
 test: .venv/dev  ## every test, on every core
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+slow: .venv/dev  ## what takes minutes: steps through a real compiler
+	$(BIN)/python -m pytest -m slow tests
 
 faults: .venv/dev  ## kill runs hundreds of times, and crash one at every file operation: about ten minutes
 	$(BIN)/python tests/campaign.py

@@ -11,7 +11,7 @@ PARTS = ("data", "step", "metrics", "log", "checkpoint", "provenance")
 BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": ("core", "config"), "policies": ("core",)}
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
 BELOW["proof"] = ("core", "config", "system", *PARTS)
-STOREYS = ("evaluation", "preflight", "capsule", "halving", "rows", "loop", "result", "run", "trainer", "training")
+STOREYS = ("evaluation", "preflight", "capsule", "halving", "rows", "loop", "result", "run", "trial", "forms", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, "proof", *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core",)}

@@ -19,7 +19,7 @@ SIGNATURES = {
     "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers step",
     "Run": "config schedules handlers writers accept_changes origin",
     "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite time_limit machine data evaluate checkpoint log",
-    "MachineConfig": "device workers micro_batch precision compile resident deterministic",
+    "MachineConfig": "device workers micro_batch precision compile cuda_graph channels_last resident deterministic",
     "DataConfig": "sampler leaks leaks_limit",
     "EvaluateConfig": "every batch_size",
     "CheckpointConfig": "every keep_last keep_best keep_every best mode background",
@@ -37,7 +37,8 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "attempt autocast check_data due evaluate evaluation_loader fitting latest loader log on prepare progress result say schedules_for step steps stop track",
+    "Run": "attempt autocast check_data due evaluate evaluation_loader fitting latest loader log "
+    "on placed prepare progress result say schedules_for step steps stop track",
     "Trainer": "evaluate fit keywords on predict",
 }
 

@@ -47,6 +47,20 @@ def check_lengths(
             raise ConfigError(f"the schedule {name!r}: {error}") from None
 
 
+def checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
+    """Schedules, each of which can be called.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for name, schedule in schedules.items():
+        if isinstance(schedule, type) or not callable(schedule):
+            raise ConfigError(
+                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
+            )
+    return dict(schedules)
+
+
 def check_batch(
     model: Any,
     objective: Objective,

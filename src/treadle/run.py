@@ -13,7 +13,7 @@ from torch import nn
 from treadle.config.asked import accepts_changes
 from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
-from treadle.core.errors import ConfigError, RunLocked, UsageError
+from treadle.core.errors import RunLocked, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
@@ -25,17 +25,19 @@ from treadle.log.log import Log, default_writers
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
+from treadle.preflight import checked_schedules
 from treadle.provenance.record import Record
 from treadle.result import Result
 from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
+from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.folder import RunFolder
 from treadle.system.numbers import numbered
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
-from treadle.system.wrap import compiled, prepare, set_train_mode, unwrapped
+from treadle.system.wrap import prepare, set_train_mode, unwrapped
 
 T = TypeVar("T")
 
@@ -86,7 +88,7 @@ class Run:
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
-        self._schedules, self._accept_changes = _checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
+        self._schedules, self._accept_changes = checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._record: Record | None = None
@@ -119,8 +121,10 @@ class Run:
         self.precision = Precision(machine.precision, self.device)
         self._open_folder()
         self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
+        self.choices, self.generators = self._folder.choices, self._loop.tracked.generators  # what was tried and chosen; those that are tracked
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
+        self._stack.enter_context(self.precision.products())
         seed(self.config.seed)
         if self._stage is not None:
             from treadle.proof.attend import attend
@@ -160,10 +164,15 @@ class Run:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
-        model, optimizer = prepare(model, optimizer, self.device, self.say)
+        model, optimizer = self.placed(model, optimizer)
+        return compiled_for_own_loop(model, self.config.machine, self.device, self.say), optimizer
+
+    def placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+        """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
+        model, optimizer = prepare(model, optimizer, self.device, self.say, self._stack if self.config.machine.channels_last else None)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
         self.step.adopt(_values(optimizer))
-        return (compiled(model) if self.config.machine.compile else model), optimizer
+        return model, optimizer
 
     def loader(self, data: Any) -> Loader:
         """A dataset as batches of this run: its order, its device, its workers. See `treadle.data.sources` for what data may be."""
@@ -203,8 +212,7 @@ class Run:
             raise UsageError("cannot check the data: the loop has begun; call run.check_data before run.steps")
         if self._folder.done:
             return
-        # Where it is: a look moves nothing to an accelerator.
-        here = torch.device("cpu")
+        here = torch.device("cpu")  # where it is: a look moves nothing to an accelerator
         given = {name: data for name, data in splits.items() if data is not None}
         loaders = {name: data if isinstance(data, Loader) else evaluation_loader(data, self.config, here) for name, data in given.items()}
         self._fingerprints = check(loaders, self.config.data, self.config.seed, self._folder.path / "provenance" / "leaks.json", self.say)
@@ -387,15 +395,6 @@ class Run:
         loop.checkpoints.settle()
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
         return Result(status, loop.progress.steps, loop.progress.epochs, self._log.numbers(), loop.checkpoints.best, loop.checkpoints.last, self.dir)
-
-
-def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
-    for name, schedule in schedules.items():
-        if isinstance(schedule, type) or not callable(schedule):
-            raise ConfigError(
-                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
-            )
-    return dict(schedules)
 
 
 def _values(item: Any) -> list[Any]:

@@ -19,6 +19,7 @@ from treadle.core.when import Duration
 from treadle.data.batch import copied
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
@@ -27,8 +28,9 @@ from treadle.result import Result
 from treadle.run import Run
 from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
+from treadle.step.whole import Body
 from treadle.system.code import maker
-from treadle.system.device import pick_device
+from treadle.system.device import check_graphs, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 
@@ -85,6 +87,7 @@ class Trainer:
         """The function that made this trainer, ``file:function``, where it is one that a command can call again."""
         self._given, self.config = config, run_config(config)
         self.device = pick_device(self.config.machine.device)
+        check_graphs(self.config.machine.cuda_graph, self.device)
         self._precision = Precision(self.config.machine.precision, self.device)
         self.model: Any = self._built(model)
         self.optimizer = optimizer
@@ -134,12 +137,14 @@ class Trainer:
         run = Run(self._given, schedules=self._schedules, writers=self._writers, accept_changes=accept_changes, origin=self.origin)
         with run:
             self._set_up(run)
-            model, optimizer = self._model, self.optimizer
-            body = partial(run.attempt, self._step) if self.config.machine.micro_batch == "auto" else self._step
+            model, optimizer, body = self._model, self.optimizer, self._step
             checked = False
             for step in run.steps(self._loader):
                 if not checked:
                     run.attempt(self._check, run, step)
+                    body, model = self._form(run, step)
+                    if self.config.machine.micro_batch == "auto":
+                        body = partial(run.attempt, body)
                     checked = True
                 body(step, model, optimizer)
                 if step.number == 1 and not step.updates and not step.refused:
@@ -216,6 +221,21 @@ class Trainer:
     def _keywords(self, step: Step) -> dict[str, float]:
         return {name: step.values[name] for name in self._taken if name in step.values}
 
+    def _form(self, run: Run, step: Step) -> tuple[Body, Any]:
+        """The body of the loop in the form that the machine section asks for, and the model that goes into it and into evaluations."""
+        metrics, taken, scheduled = self._train_metrics, run.schedules_for(self.objective), set(self._schedules)
+        feeds = None if metrics is None else partial(feed, metrics)
+        self._train_metrics = None  # a trial is none of their business
+        forms = Forms(
+            run, self.model, self.optimizer, self.objective, self._step, feeds, has_own_step=self._own_step, taken=taken, scheduled=scheduled
+        )
+        try:
+            found = forms.as_asked(step)
+        finally:
+            self._train_metrics = metrics
+        self._model = found.model
+        return found.body, found.model
+
     # --- setting up ---
 
     def _built(self, model: Any) -> Models:
@@ -229,7 +249,7 @@ class Trainer:
         self._loader = run.loader(self.data)
         run.check_data(train=self._loader, valid=self.valid, test=self.test)
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
-        self._model, self.optimizer = run.prepare(self.model, given)
+        self._model, self.optimizer = run.placed(self.model, given)
         self._fitted = (given, self.optimizer)
         run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
         loss = getattr(self.objective, "loss", None)

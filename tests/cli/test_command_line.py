@@ -106,7 +106,7 @@ def test_the_time_limit_has_its_own_code_and_the_same_command_goes_on() -> None:
     [
         (["train", "main_file.py", "run.batchsize=3"], "command line: unknown key 'run.batchsize'; did you mean 'run.batch_size'?"),
         (["train", "main_file.py", "lr=-1"], "command line: lr: got -1, must be greater than 0"),
-        (["train", "main_file.py", "run.machine.precision=fp17"], "run.machine.precision: got 'fp17', must be 'fp32', 'bf16' or 'fp16'"),
+        (["train", "main_file.py", "run.machine.precision=fp17"], "run.machine.precision: got 'fp17', must be 'fp32', 'tf32', 'bf16' or 'fp16'"),
         (["train", "nowhere.py"], "there is no file 'nowhere.py'"),
         (["train", "main_file.py:experimnt"], "has no function 'experimnt'; did you mean 'experiment'?"),
         (["train", "main_file.py:without_annotation"], "must take its config first, annotated with its type"),

@@ -279,7 +279,7 @@ def test_an_unknown_key_is_refused_with_line_path_and_nearest_name(text: str, sa
         ("train.devise=cpu", "command line: unknown key 'train.devise'; did you mean 'train.machine.device'?"),
         ("lrr=3", "command line: unknown key 'lrr'; did you mean 'lr'?"),
         ("chanels=3", "command line: unknown key 'chanels'; did you mean 'model.channels'?"),
-        ("train.machine.=3", "command line: unknown key 'train.machine.'; known: compile"),
+        ("train.machine.=3", "command line: unknown key 'train.machine.'; known: channels_last, compile"),
     ],
 )
 def test_an_unknown_key_in_an_own_config_is_answered_with_the_path_from_the_top(override: str, says: str) -> None:

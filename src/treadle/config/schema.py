@@ -45,10 +45,14 @@ class MachineConfig(Checked):
     """Processes that load data; 0 loads in the training process, "auto" takes one per core, at most 8."""
     micro_batch: PositiveInt | Literal["auto"] | None = None
     """Samples that go through the model at once; None takes the whole batch, "auto" halves that where it does not fit into memory."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Number format of the forward pass, through autocast; weights stay in fp32, fp16 scales the loss."""
-    compile: bool = False
-    """Pass the model through torch.compile."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Number format of the forward pass, through autocast; weights stay in fp32, fp16 scales the loss. "tf32": products in TF32, on a CUDA GPU."""
+    compile: Literal["step", "auto"] | bool = False
+    """True passes the model through torch.compile, "step" the whole update where it can be one graph, "auto" keeps the fastest."""
+    cuda_graph: bool = False
+    """Record the whole update as a CUDA graph and play it, where it can be recorded; for GPUs, where steps are short."""
+    channels_last: bool = False
+    """Lay out images and the weights of convolutions with the channels last, for models of 2-d convolutions."""
     resident: Literal["auto"] | bool = "auto"
     """Keep data that is in memory on the training device; "auto" does on a CUDA GPU where it takes at most a quarter of the free memory."""
     deterministic: bool = True

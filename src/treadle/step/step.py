@@ -246,6 +246,38 @@ class Step:
                 if name in group:
                     group[name] = value
 
+    def made(self, outcome: Outcome, grads: list[torch.Tensor], norm: torch.Tensor | None, found: torch.Tensor) -> None:
+        """Take in a whole step that was made in one piece, see `treadle.step.whole`: what `backward` and `update` would have noted.
+
+        Args:
+            outcome: of the one micro-batch, without a graph.
+            grads: the gradients.
+            norm: of the whole gradient, where it is known.
+            found: 1.0 where something was not finite, so that nothing moved.
+
+        Raises:
+            NonFiniteLoss: it was. On the CPU at once; on an accelerator when values are next fetched.
+        """
+        value: Any = outcome.loss
+        count: Any = self._counts[0] if outcome.count is None else outcome.count
+        self._seen[0], self._updated = count, True
+        if self._ask:
+            value, count = value.item(), count.item() if isinstance(count, torch.Tensor) else count
+            if count == 0:
+                return
+            if not math.isfinite(value):
+                return self._refuse_window(f"the loss is {value}")
+        for name, number in outcome.logs.items():
+            self._record(name, number, count)
+        self._record("loss", value, count)
+        if self._ask and found.item():
+            what = "the gradient is" if norm is None else f"the norm of the gradient is {norm.item()}:"
+            return self._refuse_window(f"{what} not finite")
+        if not self._ask and self._doubt is not None:
+            self._doubt(self.number, found.clone())
+        self._grads, self._norm = grads, norm
+        self.updates += 1
+
     def _wrong(self, clip: float | None) -> str:
         """What about the gradient is not finite; empty where all is. To clip, its norm has to be, too."""
         if clip is None:

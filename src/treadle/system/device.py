@@ -33,6 +33,16 @@ def pick_device(name: str) -> torch.device:
     return torch.device(indexed)
 
 
+def check_graphs(asked: bool, device: torch.device) -> None:
+    """Raise where CUDA graphs are asked for on a device without them.
+
+    Raises:
+        ConfigError: the device is no CUDA GPU.
+    """
+    if asked and device.type != "cuda":
+        raise ConfigError(f"machine.cuda_graph: True needs a CUDA GPU, and this run is on {device}; say False")
+
+
 def _available() -> list[str]:
     """Devices of this machine, the preferred one first."""
     found = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []

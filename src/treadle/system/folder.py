@@ -46,6 +46,8 @@ class RunFolder:
         """Whether the run in it has reached its end, with the very config that is asked for: there is nothing left to train."""
         self.notes: list[str] = []
         """What is odd in it."""
+        self.choices: dict[str, Any] = {}
+        """What was tried and chosen when the run was first started, by name."""
         self.files: dict[str, str] = {}
         """Checksums of files that stay as they are, for the seal."""
         self._lock = Lock(self.path / "lock")
@@ -121,7 +123,8 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Replace `run.json`."""
-        write_json(self.path / "run.json", sealed({**record, "origin": self._origin, "code": self._code}, self.files))
+        chosen = {"choices": self.choices} if self.choices else {}
+        write_json(self.path / "run.json", sealed({**record, **chosen, "origin": self._origin, "code": self._code}, self.files))
 
     def is_locked(self) -> bool:
         """Whether a process writes to it at this moment; nothing is changed by looking."""
@@ -134,6 +137,7 @@ class RunFolder:
             self.notes.append("warning: run.json cannot be read; the run goes on from its checkpoints")
         if self.fresh:
             return
+        self.choices = dict(record.get("choices") or {})
         try:
             changes = self._changes(config)
         except ConfigError as error:
