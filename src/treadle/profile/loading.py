@@ -1,0 +1,49 @@
+"""Loading: how long one process takes to make a batch, measured apart from the steps that hide it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from copy import copy
+from itertools import islice
+from typing import Any
+
+from treadle.data.loader import Loader
+from treadle.data.sources import Workers
+from treadle.profile.measured import Data
+
+BATCHES = 5
+LIMIT_S = 5.0
+"""No more time than this is spent after the first batch."""
+
+
+def measure(loader: Loader | None, progress: Any, now: Callable[[], float] = time.perf_counter) -> Data:
+    """Read the next few batches in this process, and time that.
+
+    Args:
+        loader: that of the training data; None where there is none.
+        progress: where the run is.
+        now: gives seconds.
+
+    Returns:
+        how data comes; of data that cannot be read at any position, no time is measured.
+    """
+    if loader is None:
+        return Data()
+    data = Data(loader.source.kind, loader.workers.count, of_loader=loader.source.workers is not None)
+    if data.kind not in ("tensors", "indexed"):
+        return data
+    here = copy(loader)
+    here._workers = Workers(0)
+    here.device = type(loader.device)("cpu")  # the copy to the device is a phase of its own
+    took: list[float] = []
+    with closing(here.batches(progress.epochs, progress.into_epoch)) as batches:
+        began = start = now()
+        for _ in islice(batches, BATCHES):
+            took.append(now() - began)
+            if now() - start > LIMIT_S:
+                break
+            began = now()
+    data.load_s = sorted(took)[len(took) // 2]
+    return data

@@ -1,0 +1,137 @@
+"""Seams: the public methods between which a step's time is told apart, wrapped from outside while a program is profiled."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import wraps
+from typing import Any
+from unittest.mock import patch
+
+from treadle.checkpoint.store import Checkpoints
+from treadle.checkpoint.tracked import Tracked
+from treadle.core.events import Events
+from treadle.data import loader
+from treadle.data.batch import Batch, to_device
+from treadle.data.loader import Loader
+from treadle.log.log import Log
+from treadle.metrics.group import Group
+from treadle.profile.phases import (
+    BACKWARD,
+    CHECKPOINT,
+    EVALUATION,
+    FORWARD,
+    HANDLERS,
+    LOGGING,
+    METRICS,
+    OPTIMIZER,
+    OTHER,
+    TRANSFER,
+    WAIT,
+    Clock,
+)
+from treadle.step.before import Before
+from treadle.step.step import Step
+
+SEAMS: tuple[tuple[Any, str, str], ...] = (
+    (Step, "backward", BACKWARD),
+    (Step, "update", OPTIMIZER),
+    (Group, "update", METRICS),
+    (Group, "compute", METRICS),
+    (Log, "add", LOGGING),
+    (Log, "flush", LOGGING),
+    (Log, "tick", LOGGING),
+    (Log, "say", LOGGING),
+    (Checkpoints, "begin", CHECKPOINT),
+    (Checkpoints, "settle", CHECKPOINT),
+    (Tracked, "states", CHECKPOINT),
+    (Tracked, "check_finite", CHECKPOINT),
+    (Events, "fire", HANDLERS),
+    (Before, "mark", OTHER),
+)
+"""Class, method, and the phase that its time belongs to."""
+
+
+@contextmanager
+def seams(clock: Clock, run: Any, turn: Callable[[], object], loaded: Callable[[Loader], object]) -> Iterator[Counter[str]]:
+    """Wrap the seams of a run in this thread; afterwards everything is as it was.
+
+    Args:
+        clock: told which phase begins and ends.
+        run: the `Run`. Its body begins where `Step.begin` ends, and ends where `Step.finish` begins.
+        turn: called once a step, before its body.
+        loaded: told of the loader that a batch is waited for.
+
+    Yields:
+        how often each of them was called.
+    """
+    calls, here = Counter[str](), threading.get_ident()
+
+    def timed(function: Callable[..., Any], name: str, phase: str) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*arguments: Any, **more: Any) -> Any:
+            if threading.get_ident() != here:  # what other threads do is done beside the steps
+                return function(*arguments, **more)
+            calls[name] += 1
+            clock.enter(phase)
+            try:
+                return function(*arguments, **more)
+            finally:
+                clock.leave()
+
+        return call
+
+    with ExitStack() as stack:
+
+        def put(home: Any, name: str, wrapped: Any) -> None:
+            stack.enter_context(patch.object(home, name, wrapped))
+
+        for home, name, phase in (*SEAMS, (type(run), "evaluate", EVALUATION)):
+            put(home, name, timed(getattr(home, name), f"{home.__name__}.{name}", phase))
+        put(loader, "to_device", timed(to_device, "to_device", TRANSFER))
+        put(Loader, "batches", _waited(Loader.batches, clock, loaded))
+        put(Step, "begin", _begun(Step.begin, clock, run, turn))
+        put(Step, "finish", _finished(Step.finish, clock, run))
+        yield calls
+
+
+def _waited(batches: Callable[..., Any], clock: Clock, loaded: Callable[[Loader], object]) -> Callable[..., Any]:
+    @wraps(batches)
+    def call(self: Loader, *arguments: Any, **more: Any) -> Generator[Batch, None, None]:
+        inner = batches(self, *arguments, **more)
+        try:
+            while True:
+                with clock.phase(WAIT):
+                    if clock.top == WAIT:
+                        loaded(self)
+                    batch = next(inner, None)
+                if batch is None:
+                    return
+                yield batch
+        finally:
+            inner.close()
+
+    return call
+
+
+def _begun(begin: Callable[..., Any], clock: Clock, run: Any, turn: Callable[[], object]) -> Callable[..., Any]:
+    @wraps(begin)
+    def call(self: Step, *arguments: Any, **more: Any) -> Any:
+        begin(self, *arguments, **more)
+        if self is run.step:
+            turn()
+            clock.base(FORWARD)
+
+    return call
+
+
+def _finished(finish: Callable[..., Any], clock: Clock, run: Any) -> Callable[..., Any]:
+    @wraps(finish)
+    def call(self: Step) -> Any:
+        if self is run.step:
+            clock.base(OTHER)
+        finish(self)
+
+    return call
