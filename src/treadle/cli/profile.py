@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the program for some steps, and say where its time went."""
+    from treadle.profile.profiler import REPORT, TRACE
     from treadle.profile.verdict import judge
     from treadle.proof.command import ended_by_signals
 
@@ -48,12 +50,13 @@ def run(options: argparse.Namespace) -> int:
     out = _made(options.out)
     with ended_by_signals(), _scratch(out) as scratch:
         measured = _measured(command, options, scratch)
-        for path in (scratch / "found").iterdir():
-            os.replace(path, out / path.name)
+        os.replace(scratch / "found" / TRACE, out / TRACE)
     verdict = judge(measured)
+    found = {"verdict": asdict(verdict), **asdict(measured)}
+    (out / REPORT).write_text(json.dumps(found, indent=1), encoding="utf-8")
     drawn = _draw(measured, verdict, out / PICTURE)
     if options.json:
-        print_json({**asdict(measured), "verdict": asdict(verdict), "out": str(out)})
+        print_json({**found, "out": str(out)})
         return 0
     from treadle.profile.tables import show
 

@@ -45,6 +45,11 @@ class Modules:
         self._stack = ExitStack()
         self._entered: list[bool] = []
 
+    @property
+    def saw(self) -> bool:
+        """Whether any module told of itself."""
+        return len(self.forward.marks) > 2  # besides beginning and end
+
     def open(self) -> None:
         """Begin to watch."""
         for name, module in self.named.items():

@@ -52,17 +52,19 @@ def by_step(measured: Measured) -> list[tuple[int, str, float, float]]:
 
 
 def _steps(axes: Any, measured: Measured) -> None:
+    from matplotlib.patches import Patch
+    from matplotlib.ticker import MaxNLocator
+
     for number, name, start, length in by_step(measured):
         axes.barh(number, 1000 * length, left=1000 * start, height=0.8, color=COLOURS[name], linewidth=0)
     shown = [name for name in PHASES if measured.share(name) >= 0.001]
-    from matplotlib.patches import Patch
-
     handles = [Patch(color=COLOURS[name], label=f"{name} {100 * measured.share(name):.1f} %") for name in shown]
     axes.legend(handles=handles, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes.set_title(f"{measured.steps} steps, one a line", fontsize=10)
-    axes.set_xlabel("ms since the step began", fontsize=9)
+    axes.set_xlabel("ms since its body began; the wait for the next batch is at its end", fontsize=9)
     axes.set_ylabel("step", fontsize=9)
-    axes.invert_yaxis()
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    axes.set_ylim(measured.steps + 0.6, 0.4)
     _plain(axes)
 
 
@@ -96,5 +98,6 @@ def _memory(axes: Any, measured: Measured) -> None:
 
 def _plain(axes: Any) -> None:
     axes.tick_params(labelsize=8)
+    axes.set_axisbelow(True)
     axes.grid(True, axis="x", alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

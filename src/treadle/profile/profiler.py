@@ -93,5 +93,5 @@ class Profiler:
             threads=torch.get_num_threads(),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             settings=settings,
-            data=measure(self._loader, run.progress),
+            data=measure(self._loader, run.progress, self._times.now),
         ).save(self._folder / REPORT)

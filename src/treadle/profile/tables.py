@@ -20,11 +20,12 @@ COLOURS = {
     "logging": "#CC79A7",
     "evaluation": "#7A5195",
     "checkpoint": "#8C564B",
-    "handlers": "#444444",
+    "handlers": "#882255",
     "other": "#BBBBBB",
 }
 """Of each phase, in the terminal and in the picture: Okabe and Ito's palette, which colour-blind people can tell apart, and three more."""
 _MODULES, _TENSORS = 12, 8
+_SOLID = "\N{NO-BREAK SPACE}"
 
 
 def show(measured: Measured, verdict: Verdict) -> None:
@@ -58,10 +59,13 @@ def _bar(measured: Measured) -> None:
     from rich.text import Text
 
     console = Console()
-    line = Text()
+    line, legend = Text(), Text()
     for name, width in widths(measured, console.width - 1).items():
         line.append("█" * width, style=COLOURS[name])
+        if width:
+            legend.append("■ ", style=COLOURS[name]).append(f"{name.replace(' ', _SOLID)}  ")
     console.print(line)
+    console.print(legend)
 
 
 def widths(measured: Measured, room: int) -> dict[str, int]:

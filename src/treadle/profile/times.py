@@ -37,13 +37,13 @@ class Times:
     """
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter, event: Callable[[], Any] | None = None) -> None:
-        self._device, self._now = device, now
+        self._device, self.now = device, now
         self._event = event or (self._recorded if device.type == "cuda" else None)
 
     def stamp(self) -> Stamp:
         """This moment."""
         event = self._event and self._event()
-        return Stamp(self._now(), event)
+        return Stamp(self.now(), event)
 
     def seconds(self, stamps: Sequence[Stamp]) -> list[float]:
         """When stamps were reached: by the device where there is one, which is waited for; in seconds after the first."""

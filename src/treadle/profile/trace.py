@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd.profiler_util import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 BEGIN = "treadle: "
@@ -44,7 +43,7 @@ class Trace:
         self._range.__exit__(None, None, None)
         self._profiler.__exit__(None, None, None)
         self._profiler.export_chrome_trace(str(path))
-        events = [event for event in self._profiler.events() or () if event.device_type == DeviceType.CUDA]
+        events = [event for event in self._profiler.events() or () if event.device_type == torch._C._autograd.DeviceType.CUDA]
         work = [event.time_range for event in events if not event.is_user_annotation and not event.name.startswith(BEGIN)]
         return union([(one.start, one.end) for one in work]) / 1e6
 

@@ -156,10 +156,10 @@ def _optimizer(measured: Measured) -> Iterator[str]:
     batch = measured.samples / measured.steps
     update = measured.phases.get(OPTIMIZER, 0.0) / measured.steps
     rate = 2 * batch / (2 * (measured.mean_s - update) + update)
-    yield (
-        f"an update takes {_ms(update)} whatever the batch: batches of {2 * batch:,.0f} would reach at least {rate:,.0f} samples/s "
-        f"(now {measured.rate:,.0f}), but train otherwise"
-    )
+    text = f"an update takes {_ms(update)} whatever the batch"
+    if rate >= _GAIN * measured.rate:
+        text += f": batches of {2 * batch:,.0f} would reach at least {rate:,.0f} samples/s (now {measured.rate:,.0f}), but train otherwise"
+    yield text
     if measured.device.startswith("cuda"):
         yield "fused=True of the optimizer makes one kernel of many"
 
@@ -207,7 +207,7 @@ def _computing(measured: Measured) -> Iterator[str]:
     if measured.gpu is not None and measured.settings["machine.precision"] == "fp32":
         yield "try machine.precision=bf16: this GPU computes it faster"
     if not measured.settings["machine.compile"]:
-        yield "try machine.compile=true, and profile again"
+        yield "machine.compile=true makes some models faster and others slower: profile again with it"
 
 
 def _launching_advice(measured: Measured) -> Iterator[str]:
@@ -245,7 +245,7 @@ def _notes(measured: Measured) -> Iterator[str]:
         if not seen
     ]
     if absent:
-        yield f"in these {measured.steps} steps was no {', no '.join(absent)}: --steps makes it more"
+        yield f"in these {measured.steps} steps was no {', no '.join(absent)}; with more --steps there is"
     if measured.settings["machine.compile"]:
         yield "the model is compiled, so its modules cannot be told apart: machine.compile=false shows them"
     if measured.cost_s > _NOTABLE * measured.mean_s:

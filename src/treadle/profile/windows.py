@@ -19,6 +19,8 @@ from treadle.profile.trace import Trace
 INSIDE, TRACED = 3, 2
 """Steps in which modules and memory are looked at, and steps under torch's profiler."""
 _LARGEST = 20
+_SEVERAL = "model-"
+"""How a trainer of several models begins the name of each."""
 _TRIES = 1000
 
 
@@ -120,7 +122,7 @@ class Inside:
 
     def open(self) -> None:
         """Begin to look."""
-        self._models = self._run._loop.tracked.models()
+        self._models = {name.removeprefix(_SEVERAL): model for name, model in self._run._loop.tracked.models().items()}
         # What is compiled runs as a whole: hooks in it would be left out, or make it be compiled anew.
         seen = {} if self._run.config.machine.compile else self._models
         self._modules = Modules(seen, self._times.stamp, lambda: self._clock.top in (FORWARD, BACKWARD))
@@ -179,7 +181,7 @@ class Inside:
                     own_saved_bytes=saved[name],
                 )
             )
-        return rows if any(forward.values()) else []
+        return rows if self._modules.saw else []
 
 
 class Traced:
