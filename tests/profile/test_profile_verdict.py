@@ -103,7 +103,7 @@ def test_on_a_gpu_the_cores_are_free_for_loading() -> None:
     ("data", "words"),
     [
         (Data("indexed", 0, 0.020), "machine.workers=4 would reach at best 1,600 samples/s (now 400)"),
-        (Data("indexed", 0, 0.020, of_loader=True), "num_workers of the DataLoader=4 would reach at best"),
+        (Data("indexed", 0, 0.020, of_loader=True), "num_workers=4 of the DataLoader would reach at best"),
         (Data("indexed", 4, 0.080), "4 cores are too few for more workers to help"),
         (Data("tensors", 0, 0.020), "workers do not help"),
         (Data("streamed", 0), "machine.workers=1 reads the stream beside the steps"),
@@ -145,7 +145,10 @@ def test_the_largest_phase_is_what_it_is_bound_by(phases: dict[str, float], boun
 
 def test_a_gpu_that_waits_for_its_host() -> None:
     phases = {FORWARD: 5.0, BACKWARD: 5.0}
-    assert judge(measured(phases, gpu="one", device="cuda:0", busy_s=0.002)).why == "the GPU has nothing to do for 80 % of the time, and no data is waited for"
+    assert (
+        judge(measured(phases, gpu="one", device="cuda:0", busy_s=0.002)).why
+        == "the GPU has nothing to do for 80 % of the time, and no data is waited for"
+    )
     busy = judge(measured(phases, gpu="one", device="cuda:0", busy_s=0.009))
     assert (busy.bound, busy.advice[0]) == ("compute-bound", "try machine.precision=bf16: this GPU computes it faster")
 

@@ -116,10 +116,10 @@ def _data(measured: Measured) -> Iterator[str]:
     elif data.kind == "indexed" and data.load_s is not None:
         count = _best_workers(measured)
         seconds = with_workers(measured, count)
-        key = "num_workers of the DataLoader" if data.of_loader else "machine.workers"
+        key = f"num_workers={count} of the DataLoader" if data.of_loader else f"machine.workers={count}"
         if count != data.workers and measured.mean_s / seconds >= _GAIN:
             rate = measured.samples / measured.steps / seconds
-            yield f"{key}={count} would reach at best {rate:,.0f} samples/s (now {measured.rate:,.0f})"
+            yield f"{key} would reach at best {rate:,.0f} samples/s (now {measured.rate:,.0f})"
         else:
             yield f"{measured.cores} cores are too few for more workers to help; make a sample cheaper, or prepare it once and keep it"
         if seconds > _NEAR * (measured.mean_s * (1 - measured.share(WAIT))):
