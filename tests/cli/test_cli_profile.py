@@ -166,4 +166,4 @@ def test_a_mistake_is_a_message(words: list[str], code: int, message: str, capsy
         found = int(end.code or 0)
     err = capsys.readouterr().err
     assert (found, message in err) == (code, True), err
-    assert not [path for path in Path().rglob(".treadle-profile-*")]
+    assert not list(Path().rglob(".treadle-profile-*"))

@@ -17,7 +17,8 @@ from treadle.profile.tables import COLOURS, show, widths
 from treadle.profile.verdict import Verdict
 
 FACTS = Measured(
-    steps=2, warmup=1, inside=3, samples=16, wall_s=0.2, phases={WAIT: 0.05, FORWARD: 0.08, BACKWARD: 0.069, OTHER: 0.001}, step_s=[0.15, 0.05],
+    steps=2, warmup=1, inside=3, samples=16, wall_s=0.2,
+    phases={WAIT: 0.05, FORWARD: 0.08, BACKWARD: 0.069, OTHER: 0.001}, host={}, step_s=[0.15, 0.05],
     timeline=[(FORWARD, 0.0, 0.08), (BACKWARD, 0.08, 0.149), (WAIT, 0.149, 0.199), (OTHER, 0.199, 0.2)], rows=0, busy_s=None, cost_s=1e-6,
     device="cpu", gpu=None, threads=1, cores=2, settings={}, data=Data(),
     modules=[Module("$x_1$", "Net", 7, 0.03, 0.03, 0.01, 0.0, 2**20, 0), Module("[bold]fat", "Linear", 7, 0.02, 0.03, 0.02, 0.03, 2**20, 2**20)],

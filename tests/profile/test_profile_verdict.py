@@ -29,7 +29,7 @@ def measured(phases: dict[str, float], **more: Any) -> Measured:
         "threads": 1, "cores": 4, "step_s": [], "timeline": [], "data": Data("indexed", 0, 0.020),
     }  # fmt: skip
     seconds = {name: 10 * ms / 1000 for name, ms in phases.items()}
-    return Measured(**{**facts, "settings": SETTINGS, **more}, phases=seconds, wall_s=sum(seconds.values()))
+    return Measured(**{**facts, "settings": SETTINGS, **more}, phases=seconds, host=seconds, wall_s=sum(seconds.values()))
 
 
 # --- planted programs ---

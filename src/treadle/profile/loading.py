@@ -1,4 +1,4 @@
-"""Loading: how long one process takes to make a batch, measured apart from the steps that hide it."""
+"""Loading: how long one process takes to make a batch; where workers hide it, it is measured apart from the steps."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ LIMIT_S = 5.0
 """No more time than this is spent after the first batch."""
 
 
-def measure(loader: Loader | None, progress: Any, now: Callable[[], float] = time.perf_counter) -> Data:
-    """Read the next few batches in this process, and time that.
+def measure(loader: Loader | None, progress: Any, waited_s: float, now: Callable[[], float] = time.perf_counter) -> Data:
+    """How data comes. Where there are workers, the next few batches are read in this process, and that is timed.
 
     Args:
         loader: that of the training data; None where there is none.
         progress: where the run is.
+        waited_s: seconds a step for which the host waited for data; without workers it made the batch itself.
         now: gives seconds.
 
     Returns:
-        how data comes; of data that cannot be read at any position, no time is measured.
+        how data comes; of data that workers read and that cannot be read at any position, no time is measured.
     """
     if loader is None:
         return Data()
     data = Data(loader.source.kind, loader.workers.count, of_loader=loader.source.workers is not None)
-    if data.kind not in ("tensors", "indexed"):
+    if not data.workers:
+        data.load_s = waited_s
+        return data
+    if data.kind != "indexed":
         return data
     here = copy(loader)
     here._workers = Workers(0)

@@ -70,6 +70,7 @@ class Measured:
         samples: samples in all timed steps.
         wall_s: seconds that the timed steps took.
         phases: of these, the seconds of each phase; they add up to `wall_s`.
+        host: the same by the clock of the host, which on a GPU is ahead of the device: what it waits for here may cost nothing.
         step_s: seconds of each timed step.
         timeline: phase, start and end of each stretch, in seconds.
         rows: rows that were written to the log.
@@ -92,6 +93,7 @@ class Measured:
     samples: int
     wall_s: float
     phases: dict[str, float]
+    host: dict[str, float]
     step_s: list[float]
     timeline: list[tuple[str, float, float]]
     rows: int

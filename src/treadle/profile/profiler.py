@@ -13,7 +13,7 @@ import torch
 from treadle.data.loader import Loader
 from treadle.profile.loading import measure
 from treadle.profile.measured import Measured
-from treadle.profile.phases import Clock
+from treadle.profile.phases import WAIT, Clock
 from treadle.profile.seams import seams
 from treadle.profile.times import Times
 from treadle.profile.windows import INSIDE, TRACED, Inside, Timed, Traced, Warmup, Window
@@ -76,6 +76,7 @@ class Profiler:
 
     def _write(self) -> None:
         run, config = self._run, self._run.config
+        waited_s = self._facts["host"].get(WAIT, 0.0) / self._facts["steps"]
         settings = {
             "batch_size": config.batch_size,
             "log.every": config.log.every,
@@ -93,5 +94,5 @@ class Profiler:
             threads=torch.get_num_threads(),
             cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
             settings=settings,
-            data=measure(self._loader, run.progress, self._times.now),
+            data=measure(self._loader, run.progress, waited_s, self._times.now),
         ).save(self._folder / REPORT)

@@ -98,6 +98,7 @@ class Timed:
             "samples": self._samples,
             "wall_s": moments[-1],
             "phases": totals(found),
+            "host": totals(spans([(name, stamp.host) for name, stamp in marks])),
             "step_s": [end - start for start, end in pairwise(bounds)],
             "timeline": [(span.name, span.start, span.end) for span in found],
             "rows": self._calls["Log.flush"] - self._rows,
