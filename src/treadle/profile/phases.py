@@ -90,14 +90,13 @@ class Clock:
 
     def enter(self, name: str) -> None:
         """Something begins inside of what is being done."""
-        before = self.top
+        before = self._stack[-1]
         self._stack.append(before if before in _WHOLE else name)
         self._change(before)
 
     def leave(self) -> None:
         """It is over."""
-        before = self._stack.pop()
-        self._change(before)
+        self._change(self._stack.pop())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -113,7 +112,7 @@ class Clock:
         if top == before:
             return
         if self._runs:
-            self._mark(top)
+            self.marks.append((top, self._now()))
         if self.changed is not None:
             self.changed(before, top)
 

@@ -67,34 +67,37 @@ def seams(clock: Clock, run: Any, turn: Callable[[], object], loaded: Callable[[
     Yields:
         how often each of them was called.
     """
-    calls, here = Counter[str](), threading.get_ident()
-
-    def timed(function: Callable[..., Any], name: str, phase: str) -> Callable[..., Any]:
-        @wraps(function)
-        def call(*arguments: Any, **more: Any) -> Any:
-            if threading.get_ident() != here:  # what other threads do is done beside the steps
-                return function(*arguments, **more)
-            calls[name] += 1
-            clock.enter(phase)
-            try:
-                return function(*arguments, **more)
-            finally:
-                clock.leave()
-
-        return call
-
+    calls = Counter[str]()
     with ExitStack() as stack:
 
         def put(home: Any, name: str, wrapped: Any) -> None:
             stack.enter_context(patch.object(home, name, wrapped))
 
         for home, name, phase in (*SEAMS, (type(run), "evaluate", EVALUATION)):
-            put(home, name, timed(getattr(home, name), f"{home.__name__}.{name}", phase))
-        put(loader, "to_device", timed(to_device, "to_device", TRANSFER))
+            put(home, name, timed(getattr(home, name), f"{home.__name__}.{name}", phase, clock, calls))
+        put(loader, "to_device", timed(to_device, "to_device", TRANSFER, clock, calls))
         put(Loader, "batches", _waited(Loader.batches, clock, loaded))
         put(Step, "begin", _begun(Step.begin, clock, run, turn))
         put(Step, "finish", _finished(Step.finish, clock, run))
         yield calls
+
+
+def timed(function: Callable[..., Any], name: str, phase: str, clock: Clock, calls: Counter[str]) -> Callable[..., Any]:
+    """A function whose time belongs to a phase, and whose calls are counted, in this thread."""
+    enter, leave, thread, here = clock.enter, clock.leave, threading.get_ident, threading.get_ident()
+
+    @wraps(function)
+    def call(*arguments: Any, **more: Any) -> Any:
+        if thread() != here:  # what other threads do is done beside the steps
+            return function(*arguments, **more)
+        calls[name] += 1
+        enter(phase)
+        try:
+            return function(*arguments, **more)
+        finally:
+            leave()
+
+    return call
 
 
 def _waited(batches: Callable[..., Any], clock: Clock, loaded: Callable[[Loader], object]) -> Callable[..., Any]:
@@ -103,10 +106,13 @@ def _waited(batches: Callable[..., Any], clock: Clock, loaded: Callable[[Loader]
         inner = batches(self, *arguments, **more)
         try:
             while True:
-                with clock.phase(WAIT):
+                clock.enter(WAIT)
+                try:
                     if clock.top == WAIT:
                         loaded(self)
                     batch = next(inner, None)
+                finally:
+                    clock.leave()
                 if batch is None:
                     return
                 yield batch

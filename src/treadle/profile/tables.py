@@ -129,7 +129,8 @@ def _mib(size: int) -> str:
     """Bytes as MiB.
 
     Example:
-        >>> _mib(3 * 2**19), _mib(0)
-        ('1.5', '0.0')
+        >>> _mib(3 * 2**19), _mib(2**12), _mib(0)
+        ('1.5', '0.0039', '0')
     """
-    return f"{size / 2**20:,.1f}"
+    mib = size / 2**20
+    return f"{mib:,.1f}" if mib >= 1 else f"{mib:.2g}"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
-@dataclass(frozen=True)
-class Stamp:
+class Stamp(NamedTuple):
     """A moment.
 
     Args:
@@ -42,8 +40,7 @@ class Times:
 
     def stamp(self) -> Stamp:
         """This moment."""
-        event = self._event and self._event()
-        return Stamp(self.now(), event)
+        return Stamp(self.now(), None if self._event is None else self._event())
 
     def seconds(self, stamps: Sequence[Stamp]) -> list[float]:
         """When stamps were reached: by the device where there is one, which is waited for; in seconds after the first."""
