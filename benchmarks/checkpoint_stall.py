@@ -1,13 +1,17 @@
-"""How long training stands still for a checkpoint: Treadle against what people write by hand, in turn.
+"""How long training stands still for a checkpoint: Treadle against what people write by hand, in turn, and against memory and disk.
 
     python benchmarks/checkpoint_stall.py [--rounds 5] [--width 2000] [--folder DISK]
 
-25 layers of 2000 x 2000 with AdamW make 1.2 GB a checkpoint. Fifteen steps on a batch of 1; a checkpoint after steps 6 and 12, and at the
-end. A step lasts from the start of its forward pass to the next one's; what it lasts without any checkpoint is measured in the same round.
+25 layers of 2000 x 2000 with AdamW make 1.2 GB a checkpoint. 23 steps on a batch of 1; a checkpoint after steps 11 and 22, and at the
+end.
 
-stall  how much longer a step with a checkpoint is. The first one also allocates what later ones use again.
-drag   what the five steps between the two checkpoints lose while one is written in the background.
-end    from the last forward pass to where everything is written that will be.
+first   from the end of the step of the first checkpoint to the begin of the next step. It also allocates what later ones use again.
+stall   the same of the second one; / copy: over what a copy of as many bytes into memory that was used before takes.
+drag    what the ten steps after the first checkpoint lose while it is written in the background, against the median of steps 2 to 10.
+end     from the last forward pass to where everything is written that will be.
+
+Beside it, on the same disk in the same rounds: dd with conv=fsync, Treadle's write of such a checkpoint with nobody training, and its
+verification. Targets: a stall of 1.2 copies, a write of 80 % of dd's speed, a verification of 1 GB/s.
 """
 
 import argparse
@@ -15,6 +19,7 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -30,31 +35,33 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 import treadle
+from treadle.checkpoint.restore import verify
+from treadle.checkpoint.save import write_checkpoint
+from treadle.checkpoint.tree import encode
 
-LAYERS, STEPS, EVERY, LR = 25, 15, 6, 1e-5
+LAYERS, STEPS, EVERY, LR = 25, 23, 11, 1e-5
+MOST_COPIES, LEAST_OF_DD, LEAST_VERIFIED = 1.2, 0.8, 1.0
 Pairs = list[tuple[torch.Tensor, torch.Tensor]]
-Entrant = Callable[[nn.Module, Pairs, Path], None]
+Done = Callable[[], None]
+"""Called at the end of each step."""
+Entrant = Callable[[nn.Module, Pairs, Path, Done], None]
 
 
 # --- by hand ---
 
 
-def write(state: Any, path: Path, durable: bool) -> None:
+def write(state: Any, path: Path) -> None:
     with open(path, "wb") as file:
         torch.save(state, file)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class Foreground:
     """Write, then go on."""
 
-    def __init__(self, durable: bool) -> None:
-        self._durable = durable
-
     def save(self, state: Any, path: Path) -> None:
-        write(state, path, self._durable)
+        write(state, path)
 
     def finish(self) -> None:
         pass
@@ -63,15 +70,14 @@ class Foreground:
 class Background:
     """What an expert writes: copy into memory that is kept from one checkpoint to the next, and let a thread write the copy."""
 
-    def __init__(self, durable: bool) -> None:
-        self._durable = durable
+    def __init__(self) -> None:
         self._copy: Any = None
         self._writer: Thread | None = None
 
     def save(self, state: Any, path: Path) -> None:
         self.finish()  # the copy is in use until the checkpoint before is written
         self._copy = copied(state, self._copy)
-        self._writer = Thread(target=write, args=(self._copy, path, self._durable))
+        self._writer = Thread(target=write, args=(self._copy, path))
         self._writer.start()
 
     def finish(self) -> None:
@@ -98,13 +104,14 @@ def copied(value: Any, place: Any) -> Any:
     return value
 
 
-def by_hand(saver: Callable[[], Any], model: nn.Module, batches: Pairs, folder: Path) -> None:
+def by_hand(saver: Callable[[], Any], model: nn.Module, batches: Pairs, folder: Path, done: Done) -> None:
     optimizer, saving = torch.optim.AdamW(model.parameters(), lr=LR), saver()
     for number, (x, y) in enumerate(batches, 1):
         loss = mse_loss(model(x), y)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+        done()
         if number % EVERY == 0 or number == STEPS:
             saving.save({"step": number, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, folder / f"{number}.pt")
     saving.finish()
@@ -113,7 +120,7 @@ def by_hand(saver: Callable[[], Any], model: nn.Module, batches: Pairs, folder: 
 # --- Treadle ---
 
 
-def by_treadle(model: nn.Module, batches: Pairs, folder: Path) -> None:
+def by_treadle(model: nn.Module, batches: Pairs, folder: Path, done: Done) -> None:
     """The same loop at level 3. Nothing is removed, as by hand; the checkpoint of the beginning is written before the first step."""
     config = treadle.Config(
         run_dir=str(folder / "run"),
@@ -128,14 +135,13 @@ def by_treadle(model: nn.Module, batches: Pairs, folder: Path) -> None:
             for x, y in step:
                 step.backward(mse_loss(model(x), y))
             step.update(optimizer)
+            done()
 
 
 ENTRANTS: dict[str, Entrant] = {
     "no checkpoint": partial(by_hand, Never),
-    "torch.save": partial(by_hand, partial(Foreground, durable=False)),
-    "torch.save + fsync": partial(by_hand, partial(Foreground, durable=True)),
-    "copy, thread: torch.save": partial(by_hand, partial(Background, durable=False)),
-    "copy, thread: torch.save + fsync": partial(by_hand, partial(Background, durable=True)),
+    "torch.save": partial(by_hand, Foreground),
+    "copy, thread: torch.save": partial(by_hand, Background),
     "treadle": by_treadle,
 }
 
@@ -147,50 +153,64 @@ ENTRANTS: dict[str, Entrant] = {
 class Cost:
     """What the checkpoints of one run cost, in seconds."""
 
+    plain: float
     first: float
-    later: float
+    stall: float
     drag: float
     end: float
 
 
-def timed(entrant: Entrant, batches: Pairs, disk: str | None) -> tuple[list[float], float]:
-    """Seconds of each step but the last, and from its start to the end."""
+@dataclass(frozen=True)
+class Limits:
+    """What the machine takes for as many bytes, and what Treadle takes to write and to verify them, in seconds."""
+
+    copy: float
+    dd: float
+    write: float
+    verify: float
+
+
+def timed(entrant: Entrant, batches: Pairs, disk: str | None) -> Cost:
+    """One run."""
     torch.manual_seed(0)
-    width = batches[0][0].shape[1]
-    model = nn.Sequential(*[nn.Linear(width, width) for _ in range(LAYERS)])
+    model = build(batches[0][0].shape[1])
     starts: list[float] = []
+    ends: list[float] = []
     model.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter()))
     os.sync()  # what was written before must not slow this down
     with tempfile.TemporaryDirectory(dir=disk) as folder:
-        entrant(model, batches, Path(folder))
+        entrant(model, batches, Path(folder), lambda: ends.append(time.perf_counter()))
         end = time.perf_counter() - starts[-1]
-    return [after - before for before, after in pairwise(starts)], end
+    steps = [after - before for before, after in pairwise(starts)]  # step n is steps[n - 1]
+    plain = statistics.median(steps[1 : EVERY - 1])
+    drag = sum(steps[EVERY : 2 * EVERY - 1]) - (EVERY - 1) * plain
+    return Cost(plain, starts[EVERY] - ends[EVERY - 1], starts[2 * EVERY] - ends[2 * EVERY - 1], drag, end)
 
 
-def cost(steps: list[float], end: float, plain: float) -> Cost:
-    """Against a step without checkpoints. Step n is ``steps[n - 1]``."""
-    first, later = steps[EVERY - 1] - plain, steps[2 * EVERY - 1] - plain
-    return Cost(first, later, sum(steps[EVERY : 2 * EVERY - 1]) - (EVERY - 1) * plain, end)
+def limits(width: int, disk: str | None) -> Limits:
+    """Memory and disk, without a loop."""
+    weights = build(width).state_dict()
+    states = {"model": weights, "optimizer": {name: {"mean": w.clone(), "square": w.clone()} for name, w in weights.items()}}
+    place = copied(states, None)
+    copy = statistics.median(seconds(lambda: copied(states, place)) for _ in range(3))
+    encoded = {name: encode(state, name) for name, state in states.items()}
+    with tempfile.TemporaryDirectory(dir=disk) as folder:
+        size = 12 * sum(weight.numel() for weight in weights.values())
+        blocks = ["dd", "if=/dev/zero", f"of={folder}/dd", "bs=1M", f"count={size}", "iflag=count_bytes", "conv=fsync", "status=none"]
+        os.sync()
+        dd = seconds(lambda: subprocess.run(blocks, check=True))
+        os.sync()
+        written = seconds(lambda: write_checkpoint(Path(folder), 1, encoded, {}))
+        return Limits(copy, dd, written, seconds(lambda: verify(Path(folder) / "step-000001")))
 
 
-def disk_seconds(size: int, disk: str | None) -> float:
-    """What it takes to make so many bytes durable, whoever writes them."""
-    os.sync()
-    block = os.urandom(2**20)
-    with tempfile.NamedTemporaryFile(dir=disk) as file:
-        began = time.perf_counter()
-        for _ in range(size // len(block)):
-            file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
-        return time.perf_counter() - began
+def build(width: int) -> nn.Module:
+    return nn.Sequential(*[nn.Linear(width, width) for _ in range(LAYERS)])
 
 
-def copy_seconds(size: int) -> float:
-    """What it takes to copy so many bytes within memory that was used before."""
-    source, target = torch.ones(size // 4), torch.ones(size // 4)
+def seconds(call: Callable[[], object]) -> float:
     began = time.perf_counter()
-    target.copy_(source)
+    call()
     return time.perf_counter() - began
 
 
@@ -202,18 +222,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     batches = [(torch.randn(1, options.width), torch.randn(1, options.width)) for _ in range(STEPS)]
-    size = 3 * 4 * LAYERS * options.width * (options.width + 1)  # weights and two moments, in fp32
-    plain: list[float] = []
     costs: dict[str, list[Cost]] = {name: [] for name in ENTRANTS}
-    disk, copy = [], []
+    bounds = []
     for number in range(options.rounds):
-        disk.append(disk_seconds(size, options.folder))
-        copy.append(copy_seconds(size))
-        found = {name: timed(entrant, batches, options.folder) for name, entrant in in_turn(number)}
-        plain.append(statistics.median(found["no checkpoint"][0]))
-        for name, (steps, end) in found.items():
-            costs[name].append(cost(steps, end, plain[-1]))
-    report(size, options.rounds, plain, costs, disk, copy)
+        bounds.append(limits(options.width, options.folder))
+        for name, entrant in in_turn(number):
+            costs[name].append(timed(entrant, batches, options.folder))
+    size = 3 * 4 * LAYERS * options.width * (options.width + 1)  # weights and two moments, in fp32
+    report(size, costs, bounds)
 
 
 def in_turn(number: int) -> list[tuple[str, Entrant]]:
@@ -222,18 +238,37 @@ def in_turn(number: int) -> list[tuple[str, Entrant]]:
     return entrants if number % 2 == 0 else entrants[::-1]
 
 
-def report(size: int, rounds: int, plain: list[float], costs: dict[str, list[Cost]], disk: list[float], copy: list[float]) -> None:
-    median = statistics.median
-    base = median(one.later for one in costs["torch.save"])
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {size / 1e9:.2f} GB a checkpoint, {rounds} rounds in turn, medians")
-    print(f"a step without a checkpoint {median(plain):.3f} s; limits: a copy in memory {median(copy):.3f} s, durable on disk {median(disk):.2f} s")
-    print(f"{'seconds':34} {'first stall':>11} {'later stall':>11} {'/ torch.save':>12} {'drag':>6} {'end':>6}")
-    ratios = {}
+def report(size: int, costs: dict[str, list[Cost]], bounds: list[Limits]) -> None:
+    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {size / 1e9:.2f} GB a checkpoint, {len(bounds)} rounds in turn, medians")
+    print(f"{'seconds':26} {'step':>7} {'first':>7} {'/ copy':>7} {'stall':>7} {'/ copy':>7} {'drag':>7} {'end':>7}")
     for name, found in costs.items():
-        first, later, drag, end = (median(getattr(one, part) for one in found) for part in ("first", "later", "drag", "end"))
-        ratios[name] = later / base
-        print(f"{name:34} {first:11.3f} {later:11.3f} {ratios[name]:12.3f} {drag:6.2f} {end:6.2f}")
-    print(json.dumps({name: round(ratio, 4) for name, ratio in ratios.items()}))
+        plain, first, stall, drag, end = (middle(found, part) for part in ("plain", "first", "stall", "drag", "end"))
+        print(f"{name:26} {plain:7.3f} {first:7.3f} {copies(found, bounds, 'first'):7.2f} ", end="")
+        print(f"{stall:7.3f} {copies(found, bounds, 'stall'):7.2f} {drag:7.2f} {end:7.2f}")
+    for name, took in {"a copy in memory": "copy", "dd conv=fsync": "dd", "treadle's write": "write", "treadle's verification": "verify"}.items():
+        print(f"{name:26} {middle(bounds, took):7.3f} s   {size / 1e9 / middle(bounds, took):.2f} GB/s")
+    treadle_ = costs["treadle"]
+    of_dd = statistics.median(one.dd / one.write for one in bounds)
+    verified = size / 1e9 / middle(bounds, "verify")
+    stall = copies(treadle_, bounds, "stall")
+    judge("the stall, in copies", stall, stall <= MOST_COPIES, f"at most {MOST_COPIES}")
+    judge("the write, of dd's speed", of_dd, of_dd >= LEAST_OF_DD, f"at least {LEAST_OF_DD}")
+    judge("the verification, in GB/s", verified, verified >= LEAST_VERIFIED, f"at least {LEAST_VERIFIED}")
+    values = {"stall / copy": stall, "first stall / copy": copies(treadle_, bounds, "first"), "drag of ten steps, s": middle(treadle_, "drag")}
+    print(json.dumps({name: round(value, 4) for name, value in {**values, "write / dd": of_dd, "verified, GB/s": verified}.items()}))
+
+
+def middle(found: list[Any], part: str) -> float:
+    return statistics.median(getattr(one, part) for one in found)
+
+
+def copies(found: list[Cost], bounds: list[Limits], part: str) -> float:
+    """A time over that of a copy in the same round."""
+    return statistics.median(getattr(one, part) / bound.copy for one, bound in zip(found, bounds, strict=True))
+
+
+def judge(what: str, value: float, met: bool, target: str) -> None:
+    print(f"{what}: {value:.2f}, {target}: target {'met' if met else 'missed'}")
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ def test_a_handler_that_raises_is_no_step(tmp_path, event):
 
 
 def test_a_loss_of_an_earlier_step_that_is_seen_in_a_body_is_not_kept_as_this_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("treadle.step.step.Step._asks", lambda self, device: False)
+    monkeypatch.setattr("treadle.step.step.Step._is_free", lambda self, device: False)
     monkeypatch.setattr("treadle.metrics.means._KEPT", BAD + 2)
     error, _ = fail(tmp_path / "run", float("nan"))
     assert isinstance(error, NonFiniteLoss)

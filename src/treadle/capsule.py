@@ -90,6 +90,8 @@ class Failures:
     def __init__(self, run: Any, folder: Path, config: Config, tracked: Tracked, states: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._run, self._folder, self._config, self._tracked, self._states = run, folder, config, tracked, states
         self._before = Before()
+        self.mark = self._before.mark
+        """A step begins."""
         self._refused: NonFiniteLoss | None = None
         self.skipped = 0
         """Updates that were left out."""
@@ -97,10 +99,6 @@ class Failures:
     def begin(self) -> None:
         """The run begins, with everything that it tracks."""
         self._before.watch(self._tracked.models().items(), {name: own.state_dict for name, own in self._tracked.generators().items()})
-
-    def mark(self) -> None:
-        """A step begins."""
-        self._before.mark()
 
     def take_back(self) -> None:
         """Put back what the forward pass of a step without an update did to BatchNorm's statistics and the like."""

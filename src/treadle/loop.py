@@ -62,6 +62,7 @@ class Loop:
         self._device = precision.device
         self._means = Means()
         self.events: Events = run.events
+        self._listeners = run.events.handlers("step_finished")
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
@@ -75,6 +76,7 @@ class Loop:
         """Where a stream is; other data is where the progress says."""
         self._mark_before: dict[str, Any] | None = None
         self._log_every, self._save_every = Duration.parse(config.log.every), Duration.parse(config.checkpoint.every)
+        self._best = config.checkpoint.best
         self._stop = StopRequest(None if config.time_limit is None else parse_seconds(config.time_limit))
         self._listening = ExitStack()
         self._steps: Steps | None = None
@@ -89,12 +91,12 @@ class Loop:
 
     def _generate(self, batches: Batches) -> Steps:
         try:
-            while self.status == "running" and not self.progress.finished:
+            goes_on = self.status == "running" and not self.progress.finished
+            while goes_on:
                 self._take(next(batches))
                 self.inside = True
                 yield self.step
-                if self.inside:
-                    self._finish_step()
+                goes_on = self._finish_step() if self.inside else self.status == "running"
             if not self.over:
                 self._end()
         finally:
@@ -103,19 +105,20 @@ class Loop:
     def _take(self, batch: Batch) -> None:
         """Begin a step."""
         progress = self.progress
-        self._pace.data_arrived(begins_epoch=progress.into_epoch == 0)
+        begins_epoch = progress.into_epoch == 0
+        self._pace.data_arrived(begins_epoch)
         values = {name: schedule(progress) for name, schedule in self._schedules.items()} if self._schedules else {}
         if self._mark is None and batch.mark is not None:
             encode(batch.mark["state"], "the data")  # what cannot be saved is seen now, and not at the first checkpoint
         self._mark_before, self._mark = self._mark, batch.mark
         self.step.begin(progress.steps + 1, batch, values)
         self.before, self.after = progress, progress.advanced(self.step.samples, batch.positions, batch.ends_epoch)
-        if progress.into_epoch == 0:
+        if begins_epoch:
             self._fire("epoch_started")
         self._failures.mark()
 
-    def _finish_step(self) -> None:
-        """The safe point. In this order: count, handlers (evaluation is the last of them), log, best, checkpoint, progress bar."""
+    def _finish_step(self) -> bool:
+        """The safe point, in this order: count, handlers (evaluation is the last), log, best, checkpoint, progress bar. Says whether to go on."""
         self.step.finish()
         if self.step.refused:  # what the forward pass did to BatchNorm's statistics is taken back, too
             self._failures.take_back()
@@ -125,24 +128,25 @@ class Loop:
         ends_epoch = after.epochs > before.epochs
         if ends_epoch:
             self._log_epoch()
-        self._fire("step_finished")
-        self._fire_evaluated()
+        if self._listeners:
+            self._fire("step_finished")
         if ends_epoch:
             self._fire("epoch_finished")
-            self._fire_evaluated()
-        if not after.finished and (reason := self._stop.reason):
+        finished = after.finished
+        if not finished and (reason := self._stop.reason):
             self.stop("interrupted", reason)
-        ending = after.finished or self.status != "running"
+        ending = finished or self.status != "running"
         # An interrupted run goes on later, and then has the very rows that it would have had.
         if self._log_every.due(before, after) or (ending and self.status != "interrupted"):
             self._log_window()
         if self.checkpoints.written:
             self.checkpoints.settle()
-        best = self._best_value()
-        if ending or self._save_every.due(before, after) or self.checkpoints.improves(best):
+        best = None if self._best is None else self._best_value(self._best)
+        if ending or self._save_every.due(before, after) or (best is not None and self.checkpoints.improves(best)):
             self._save(best, must=ending)
         if self._pace.step_ended() or ending:
             self._tick()
+        return not ending
 
     # --- beginning and ending ---
 
@@ -281,19 +285,16 @@ class Loop:
     def _tick(self, doing: str = "") -> None:
         self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress), doing)
 
-    def _fire_evaluated(self) -> None:
-        if self.evaluated:
-            self._fire("evaluated")
-            self.evaluated = False
-
     def _fire(self, event: str) -> None:
         self.events.fire(event, self._run, self.before, self.after)
+        if self.evaluated:  # by one of its handlers
+            self.evaluated = False
+            self.events.fire("evaluated", self._run, self.before, self.after)
 
     # --- checkpoints ---
 
-    def _best_value(self) -> float | None:
-        name = self._config.checkpoint.best
-        value = None if name is None else self._log.fetch(name, self.progress.steps)
+    def _best_value(self, name: str) -> float | None:
+        value = self._log.fetch(name, self.progress.steps)
         if value is not None and not isinstance(value, (int, float)):
             raise ConfigError(f"checkpoint.best: {name!r} is no single number, so it has no best: {value!r}")
         return value
@@ -312,7 +313,7 @@ class Loop:
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
         self.tracked.check_finite(self.progress.steps, self.checkpoints.last)
         # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
-        has_listener = self.progress.steps > 0 and self.events.any_for("checkpoint_saved")
+        has_listener = self.progress.steps > 0 and bool(self.events.handlers("checkpoint_saved"))
         wait = must or has_listener or not self._config.checkpoint.background
         journal = self._settled_journal(must)
         if journal is not None:

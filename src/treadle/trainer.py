@@ -23,7 +23,7 @@ from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
 from treadle.run import Result, Run
-from treadle.step.objective import Supervised, accepted, as_objective, as_outcome
+from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
 from treadle.system.code import maker
 from treadle.system.device import pick_device
@@ -200,14 +200,16 @@ class Trainer:
 
     def _standard_step(self, step: Step, model: Any, optimizer: Any) -> None:
         for batch in step:
-            outcome = as_outcome(self.objective(model, batch, **self._keywords(step)), batch)
+            outcome = self.objective(model, batch, **self._keywords(step)) if self._taken else self.objective(model, batch)
+            if type(outcome) is not Outcome:
+                outcome = as_outcome(outcome, batch)
             step.backward(outcome)
             if self._train_metrics and not step.refused:
                 feed(self._train_metrics, outcome)
         step.update(optimizer, clip=self.config.clip)
 
     def _keywords(self, step: Step) -> dict[str, float]:
-        return {name: step.values[name] for name in self._taken if name in step.values} if self._taken else {}
+        return {name: step.values[name] for name in self._taken if name in step.values}
 
     # --- setting up ---
 
@@ -243,7 +245,8 @@ class Trainer:
             run.events.on("step_finished", every="1 epoch")(self._log_train_metrics)
         run.events.include(self._events)
         if self.valid is not None:
-            run.events.on("step_finished")(self._evaluate_valid)
+            every = self.config.evaluate.every or self.config.duration
+            run.events.on("step_finished", every=every, at_end=True)(self._evaluate_valid)
 
     def _log_train_metrics(self, run: Run) -> None:
         assert self._train_metrics is not None
@@ -251,9 +254,6 @@ class Trainer:
         self._train_metrics.reset()
 
     def _evaluate_valid(self, run: Run) -> None:
-        every = self.config.evaluate.every
-        if not (run.progress.finished or (every is not None and run.due(every))):
-            return
         run.log(run.evaluate(self._model, self.objective, self.valid, self.metrics), prefix="valid")
 
     def _check(self, run: Run, step: Step) -> None:

@@ -101,17 +101,25 @@ def trainer(folder, **given):
     return treadle.Trainer(nn.Linear(3, 1), nn.MSELoss(), data, optimizer=partial(torch.optim.SGD, lr=0.1, momentum=0.9), config=config, **given)
 
 
-def interrupted(folder, at=5):
-    """A run that fell over in a step; its checkpoints are those of steps 0, 2 and 4."""
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run that fell over in step 5; its checkpoints are those of steps 0, 2 and 4."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
     one = trainer(folder)
 
-    @one.on("step_finished", every=f"{at} steps")
+    @one.on("step_finished", every="5 steps")
     def fall_over(run):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         one.fit()
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["step-000000", "step-000002", "step-000004"]
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, interrupted):
+    return shutil.copytree(interrupted, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
@@ -134,50 +142,45 @@ def assert_finishes_like(whole, folder):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", [*FILES, "run.safetensors"])
-def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole_and_says_so(tmp_path, capsys, whole, name, damage):
-    interrupted(tmp_path)
-    damage(tmp_path / "checkpoints" / "step-000004" / name)
-    assert_finishes_like(whole, tmp_path)
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole_and_says_so(folder, capsys, whole, name, damage):
+    damage(folder / "checkpoints" / "step-000004" / name)
+    assert_finishes_like(whole, folder)
     err = capsys.readouterr().err
     assert "warning" in err and "step-000004" in err and "trying the one before" in err
 
 
 @pytest.mark.parametrize("text", ['"size"', '"sha256"', '"files"', '"format"', "model"])
-def test_a_run_goes_on_past_any_damage_to_a_manifest(tmp_path, whole, text):
-    interrupted(tmp_path)
-    file = tmp_path / "checkpoints" / "step-000004" / "manifest.json"
+def test_a_run_goes_on_past_any_damage_to_a_manifest(folder, whole, text):
+    file = folder / "checkpoints" / "step-000004" / "manifest.json"
     content = bytearray(file.read_bytes())
     content[content.index(text.encode()) + 1] ^= 1
     file.write_bytes(content)
-    assert_finishes_like(whole, tmp_path)
+    assert_finishes_like(whole, folder)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_says_so_and_touches_nothing(tmp_path):
-    interrupted(tmp_path)
-    for path in (tmp_path / "checkpoints").iterdir():
+def test_a_run_whose_checkpoints_are_all_damaged_says_so_and_touches_nothing(folder):
+    for path in (folder / "checkpoints").iterdir():
         truncate(path / "state.json")
-    journal = (tmp_path / "metrics.jsonl").read_bytes()
+    journal = (folder / "metrics.jsonl").read_bytes()
     with pytest.raises(CheckpointError, match=r"no checkpoint in .* is whole"):
-        trainer(tmp_path).fit()
-    assert (tmp_path / "metrics.jsonl").read_bytes() == journal
+        trainer(folder).fit()
+    assert (folder / "metrics.jsonl").read_bytes() == journal
 
 
-def test_the_leftovers_of_a_killed_save_are_harmless(tmp_path, whole):
-    interrupted(tmp_path)
+def test_the_leftovers_of_a_killed_save_are_harmless(folder, whole):
     for step in (4, 6):
-        shutil.copytree(tmp_path / "checkpoints" / "step-000004", tmp_path / "checkpoints" / f".step-00000{step}.tmp")
-        (tmp_path / "checkpoints" / f".step-00000{step}.tmp" / "manifest.json").unlink()
-    (tmp_path / ".run.json.tmp").write_text("{")
-    assert_finishes_like(whole, tmp_path)
-    assert not (tmp_path / "checkpoints" / ".step-000006.tmp").exists()
+        shutil.copytree(folder / "checkpoints" / "step-000004", folder / "checkpoints" / f".step-00000{step}.tmp")
+        (folder / "checkpoints" / f".step-00000{step}.tmp" / "manifest.json").unlink()
+    (folder / ".run.json.tmp").write_text("{")
+    assert_finishes_like(whole, folder)
+    assert not (folder / "checkpoints" / ".step-000006.tmp").exists()
 
 
-def test_foreign_files_among_the_checkpoints_are_harmless(tmp_path, whole):
-    interrupted(tmp_path)
-    (tmp_path / "checkpoints" / "step-notes.txt").write_text("mine")
-    (tmp_path / "checkpoints" / "notes").mkdir()
-    assert_finishes_like(whole, tmp_path)
-    assert (tmp_path / "checkpoints" / "step-notes.txt").exists() and (tmp_path / "checkpoints" / "notes").exists()
+def test_foreign_files_among_the_checkpoints_are_harmless(folder, whole):
+    (folder / "checkpoints" / "step-notes.txt").write_text("mine")
+    (folder / "checkpoints" / "notes").mkdir()
+    assert_finishes_like(whole, folder)
+    assert (folder / "checkpoints" / "step-notes.txt").exists() and (folder / "checkpoints" / "notes").exists()
 
 
 # --- a disk that is full ---

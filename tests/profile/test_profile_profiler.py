@@ -1,6 +1,7 @@
 """The profiler: what was planted is found, under its name, and the run is what it would have been."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,6 +109,14 @@ def test_rare_things_have_phases_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     assert found.phases[EVALUATION] == near(2 * (8 * 0.01 + 0.1 + 0.003))  # its data, metrics and forward pass are all its own
     assert found.rows >= 2
     assert sum(found.phases.values()) == near(found.wall_s)
+
+
+def test_what_is_kept_before_a_body_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from treadle.step.before import Before
+
+    monkeypatch.setattr(Before, "mark", lambda self: TIME.spend(0.3))
+    found = profiled(lambda: trainer(Slow(0.0)).fit(), monkeypatch)
+    assert found.phases == {FORWARD: near(4 * 0.003), BACKWARD: near(4 * 0.005), OTHER: near(4 * 0.3)}
 
 
 def test_a_loop_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +232,7 @@ def test_a_batch_on_its_way_to_a_device_is_no_waiting() -> None:
     from treadle.data import loader
 
     class Run:
-        step, evaluate = None, None
+        step, evaluate, _loop = None, None, SimpleNamespace(_failures=SimpleNamespace(mark=None))
 
     clock, changes = Clock(), []
     clock.changed = lambda before, after: changes.append(after)

@@ -384,7 +384,7 @@ class Asked(TorchDispatchMode):
 
 def device_step(monkeypatch, means):
     """A step that takes this CPU for an accelerator."""
-    monkeypatch.setattr(Step, "_asks", lambda self, device: self._ask)
+    monkeypatch.setattr(Step, "_is_free", lambda self, device: False)
     return Step(means.add, Precision("fp32", CPU), doubt=means.doubt)
 
 
@@ -418,7 +418,7 @@ def test_on_an_accelerator_a_fused_optimizer_looks_by_itself_and_the_host_does_n
 
 
 def test_with_skip_an_accelerator_is_asked_at_each_step(monkeypatch):
-    monkeypatch.setattr(Step, "_asks", lambda self, device: self._ask)
+    monkeypatch.setattr(Step, "_is_free", lambda self, device: False)
     refused, model = [], nn.Linear(3, 2)
     step = Step(Means().add, Precision("fp32", CPU), refuse=refused.append, ask=True)
     optimizer = SGD(model.parameters())
@@ -436,7 +436,7 @@ def test_flags_that_nobody_fetches_do_not_pile_up():
 
 
 def test_the_flag_of_a_whole_run_is_seen_before_a_checkpoint_and_keeps_no_wrong_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(Step, "_asks", lambda self, device: self._ask)
+    monkeypatch.setattr(Step, "_is_free", lambda self, device: False)
     given = config(tmp_path / "run", checkpoint=treadle.CheckpointConfig(every="1 epoch"))
     model = build()
     with pytest.raises(NonFiniteLoss, match="the gradient of step 3 was not finite"):

@@ -19,7 +19,8 @@ from typing import Any
 from treadle.checkpoint.tensors import pieces
 from treadle.checkpoint.tree import Encoded
 from treadle.core.errors import CheckpointError
-from treadle.system.files import Piece, discard, fsync, replace, write_file
+from treadle.system.checksum import Piece
+from treadle.system.files import discard, fsync, replace, write_file
 
 FORMAT = 1
 

@@ -7,11 +7,14 @@ the tensors' bytes one after the other. Files are read with the safetensors libr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 Tensors = dict[str, torch.Tensor]
+Bytes = NDArray[np.uint8]
 
 DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -21,6 +24,7 @@ DTYPES = {
 }  # fmt: skip
 """What a file can hold, and its name there."""
 _PIECE = 1 << 24
+"""Bytes that are copied, written and summed by one call each."""
 
 
 def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
@@ -38,8 +42,26 @@ def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
-    for _, tensor in ordered:
-        flat = tensor.as_strided((tensor.numel(),), (1,))  # a single element may be called contiguous whatever its stride
-        raw = flat.view(torch.uint8)
-        for start in range(0, len(raw), _PIECE):
-            yield raw[start : start + _PIECE].clone().numpy().data  # what is summed is what is written, whoever else writes to it
+    for portion in _portions(_raw(tensor) for _, tensor in ordered):
+        yield np.concatenate(portion).data  # what is summed is what is written, whoever else writes to it
+
+
+def _raw(tensor: torch.Tensor) -> Bytes:
+    flat = tensor.as_strided((tensor.numel(),), (1,))  # a single element may be called contiguous whatever its stride
+    return flat.view(torch.uint8).numpy()
+
+
+def _portions(arrays: Iterable[Bytes]) -> Iterator[list[Bytes]]:
+    """Cut long arrays and gather short ones, so that few calls are made: each asks for the interpreter's lock, which training needs."""
+    portion: list[Bytes] = []
+    room = _PIECE
+    for array in arrays:
+        while len(array):
+            part, array = array[:room], array[room:]
+            portion.append(part)
+            room -= len(part)
+            if not room:
+                yield portion
+                portion, room = [], _PIECE
+    if portion:
+        yield portion

@@ -100,10 +100,7 @@ class Tracked:
         """
         for name, model in self.models().items():
             tensors = {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
-            # The smallest and the largest are finite where all are: one pass, and nothing as large as the weights is made for it.
-            extremes = to_host([value for tensor in tensors.values() for value in torch.aminmax(tensor)])
-            found = zip(tensors, extremes[::2], extremes[1::2], strict=True)
-            if wrong := [key for key, low, high in found if not (math.isfinite(low) and math.isfinite(high))]:
+            if wrong := _not_finite(tensors):
                 raise NonFiniteLoss(
                     f"weights of {name!r} are not finite after step {step}: {', '.join(wrong[:5])}; "
                     f"they were not saved. The newest checkpoint is {last}"
@@ -180,6 +177,19 @@ class Tracked:
                         f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}\n"
                         "make it as it was to go on, or give another run_dir for a new run"
                     ) from None
+
+
+def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
+    """Names of those with an element that is not finite.
+
+    One pass, and nothing as large as the weights is made for it. A sum is finite only where every element is, and takes half as
+    long as a look at each; a large one may overflow, so only the extremes (finite where all are) prove that something is wrong.
+    """
+    sums = to_host([value.sum(dtype=torch.promote_types(value.dtype, torch.float32)) for value in tensors.values()])
+    doubtful = [name for name, total in zip(tensors, sums, strict=True) if not math.isfinite(total)]
+    extremes = to_host([value for name in doubtful for value in torch.aminmax(tensors[name])])
+    found = zip(doubtful, extremes[::2], extremes[1::2], strict=True)
+    return [name for name, low, high in found if not (math.isfinite(low) and math.isfinite(high))]
 
 
 def _state_of(name: str, item: Any) -> Any:

@@ -6,7 +6,7 @@ unchanged, with a note that names the handler.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,9 +32,10 @@ class _Registered:
     handler: Handler
     every: Duration | None
     once: bool
+    at_end: bool
 
     def wants(self, before: Progress, after: Progress) -> bool:
-        return self.every is None or self.every.due(before, after)
+        return self.every is None or self.every.due(before, after) or (self.at_end and after.finished)
 
 
 class Events:
@@ -51,13 +52,14 @@ class Events:
         self.objects: list[object] = []
         """Handlers that are objects, in the order in which they were added."""
 
-    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
+    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False, at_end: bool = False) -> Callable[[Handler], Handler]:
         """Decorate a function ``f(run)`` to be called at an event.
 
         Args:
             event: one of the eight names in `EVENTS`.
             every: call it only where this cadence is due, such as ``"100 steps"``.
             once: call it the first time only, in each process.
+            at_end: call it also where the run's whole duration is done.
 
         Raises:
             UsageError: the event does not exist; the nearest name is given.
@@ -69,7 +71,7 @@ class Events:
         def register(handler: Handler) -> Handler:
             if not callable(handler):
                 raise UsageError(f"a handler of {event!r} must be callable as f(run), got {handler!r}")
-            self._handlers[event].append(_Registered(handler, cadence, once))
+            self._handlers[event].append(_Registered(handler, cadence, once, at_end))
             return handler
 
         return register
@@ -109,9 +111,9 @@ class Events:
         owners = [getattr(registered.handler, "__self__", None) for found in self._handlers.values() for registered in found]
         return any(not type(owner).__module__.startswith(package) for owner in owners)
 
-    def any_for(self, event: str) -> bool:
-        """Whether there is a handler of an event."""
-        return bool(self._handlers[event])
+    def handlers(self, event: str) -> Sequence[object]:
+        """Those of an event, as they are at any time: a view that a loop can look at without asking."""
+        return self._handlers[event]
 
     def cadences(self) -> list[tuple[str, Duration]]:
         """The cadence of every handler that has one, with the handler's name."""

@@ -135,6 +135,8 @@ class Duration:
         """Whether a multiple of this length was reached between two moments one step apart."""
         if self.unit == "steps":
             return after.steps % self._n == 0 and after.steps > before.steps
+        if self._d == 1 and self.unit == "epochs" and after.epochs == before.epochs:
+            return False
         return self.count(after) > self.count(before)
 
     def needs_epoch_size(self) -> bool:

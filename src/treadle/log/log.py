@@ -105,12 +105,12 @@ class Log:
         Returns:
             the value; None where there is none.
         """
-        waiting = [at for at, row in self._rows.items() if name in row]
-        if waiting:
-            found = (to_host([self._rows[max(waiting)][name]])[0], max(waiting))
-        else:
-            found = self.latest.get(name, (None, -1))
-        return found[0] if step is None or found[1] == step else None
+        waiting = [step] if step is not None else sorted(self._rows, reverse=True)
+        for at in waiting:
+            if name in self._rows.get(at, ()):
+                return to_host([self._rows[at][name]])[0]
+        value, at = self.latest.get(name, (None, -1))
+        return value if step is None or at == step else None
 
     def numbers(self) -> dict[str, float]:
         """The newest value of every name that is one number, without those that only a clock gives."""

@@ -50,6 +50,9 @@ class Means:
             weight: number or scalar tensor.
             counted: whether the things count, or were counted already under this name.
         """
+        if not self._waiting and type(value) is float and type(weight) is not torch.Tensor:  # on the host already
+            self._take(name, value, weight, counted)
+            return
         # A copy of its own: what waits may be changed in place before it is fetched.
         kept = value.detach().clone() if isinstance(value, torch.Tensor) else value
         self._waiting.append((name, kept, weight, counted))
@@ -71,22 +74,29 @@ class Means:
         waiting, self._waiting, doubts, self._doubts = self._waiting, [], self._doubts, []
         numbers = to_host([*(number for _, value, weight, _ in waiting for number in (value, weight)), *(flag for _, flag in doubts)])
         for place, (name, _, _, counted) in enumerate(waiting):
-            value, weight = numbers[2 * place], numbers[2 * place + 1]
-            if weight == 0:
-                continue
-            for sums in (self._window, self._epoch):
-                total = sums.setdefault(name, [0.0, 0.0])
-                total[0] += value * weight
-                total[1] += weight if counted else 0.0
-            if name == "loss":
-                self.last = value
-                if self._guard and not math.isfinite(value):
-                    raise NonFiniteLoss(f"the loss became {value} since the last logged step; no checkpoint was saved since")
+            self._take(name, numbers[2 * place], numbers[2 * place + 1], counted)
         for (step, _), flag in zip(doubts, numbers[2 * len(waiting) :], strict=True):
             if flag:
                 raise NonFiniteLoss(
                     f"the gradient of step {step} was not finite, as was seen when values were next fetched; no checkpoint was saved since"
                 )
+
+    def _take(self, name: str, value: float, weight: float, counted: bool) -> None:
+        """Add a number to both spans."""
+        if weight == 0:
+            return
+        product = value * weight
+        for sums in (self._window, self._epoch):
+            total = sums.get(name)
+            if total is None:
+                total = sums[name] = [0.0, 0.0]
+            total[0] += product
+            if counted:
+                total[1] += weight
+        if name == "loss":
+            self.last = value
+            if self._guard and not math.isfinite(value):
+                raise NonFiniteLoss(f"the loss became {value} since the last logged step; no checkpoint was saved since")
 
     def window(self) -> dict[str, float]:
         """The means since the last call, by name."""

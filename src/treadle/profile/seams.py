@@ -32,7 +32,6 @@ from treadle.profile.phases import (
     WAIT,
     Clock,
 )
-from treadle.step.before import Before
 from treadle.step.step import Step
 
 SEAMS: tuple[tuple[Any, str, str], ...] = (
@@ -49,7 +48,6 @@ SEAMS: tuple[tuple[Any, str, str], ...] = (
     (Tracked, "states", CHECKPOINT),
     (Tracked, "check_finite", CHECKPOINT),
     (Events, "fire", HANDLERS),
-    (Before, "mark", OTHER),
 )
 """Class, method, and the phase that its time belongs to."""
 
@@ -75,6 +73,8 @@ def seams(clock: Clock, run: Any, turn: Callable[[], object], loaded: Callable[[
 
         for home, name, phase in (*SEAMS, (type(run), "evaluate", EVALUATION)):
             put(home, name, timed(getattr(home, name), f"{home.__name__}.{name}", phase, clock, calls))
+        failures = run._loop._failures  # what it remembers of the moment before the body is no part of the body
+        put(failures, "mark", timed(failures.mark, "mark", OTHER, clock, calls))
         put(loader, "to_device", timed(to_device, "to_device", TRANSFER, clock, calls))
         put(Loader, "batches", _waited(Loader.batches, clock, loaded))
         put(Step, "begin", _begun(Step.begin, clock, run, turn))

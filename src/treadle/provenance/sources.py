@@ -292,6 +292,7 @@ def _digests(file: Path) -> dict[str, str]:
     return {"sha256": hashlib.sha256(content).hexdigest(), "meaning": _meaning(content)}
 
 
+@lru_cache(maxsize=4096)  # parsing takes ten thousand times as long as looking it up, and each run asks for every file
 def _meaning(content: bytes) -> str:
     """A digest of the code without comments, docstrings and layout."""
     try:

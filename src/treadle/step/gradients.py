@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+_engine: Callable[..., object] | None = getattr(torch.autograd.graph, "_engine_run_backward", None)
 
 
 def scale_gradients(grads: Sequence[torch.Tensor], factor: float | torch.Tensor) -> None:
@@ -33,6 +35,37 @@ def norm_of(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return get_total_norm(grads) if grads else torch.zeros(())
 
 
+class Roots:
+    """Backward passes from a loss, each begun with the loss's share of the whole batch's gradient."""
+
+    def __init__(self) -> None:
+        self._ones: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+
+    def backward(self, loss: torch.Tensor, share: float | torch.Tensor | None = None) -> None:
+        """Add the gradient of ``loss * share``.
+
+        The share is where the chain rule begins, so nothing is multiplied. Of `torch.autograd.backward` only what it
+        does in the end is called: what it looks for before takes a scalar loss longer than the whole of a small model.
+
+        Args:
+            loss: tensor of one number.
+            share: its weight; None for 1.
+        """
+        if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
+            torch.autograd.backward(loss if share is None else loss * share)
+            return
+        if share is None:
+            kind = loss.device, loss.dtype
+            root = self._ones.get(kind)
+            if root is None:
+                root = self._ones[kind] = torch.ones_like(loss)
+        elif isinstance(share, torch.Tensor):
+            root = share.detach().to(loss).reshape(())
+        else:
+            root = torch.full((), share, dtype=loss.dtype, device=loss.device)
+        _engine((loss,), (root,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
+
 class Finiteness:
     """Whether gradients are finite: asked at once, or as a flag that stays on their device.
 
@@ -41,35 +74,40 @@ class Finiteness:
 
     def __init__(self) -> None:
         self._ones: dict[torch.device, torch.Tensor] = {}
-        self._found = torch.zeros((), device="cpu", dtype=torch.float32)
+        self._found, self._one = (torch.full((), value, device="cpu", dtype=torch.float32) for value in (0.0, 1.0))
 
     def holds(self, grads: list[torch.Tensor]) -> bool:
         """Whether all of them are finite. The host waits for the answer."""
-        if grads[0].device.type != "cpu":
+        if not grads[0].is_cpu:
             return not self.flag(grads).item()
-        flag = self._scan(grads, self._found)
-        found = bool(flag.item())
-        if found:
+        try:
+            torch._amp_foreach_non_finite_check_and_unscale_(grads, self._found, self._one)
+        except RuntimeError:  # see below
             self._found.zero_()
-        return not found
+            return not _scan(grads).item()
+        if self._found.item():
+            self._found.zero_()
+            return False
+        return True
 
     def flag(self, grads: list[torch.Tensor]) -> torch.Tensor:
         """1.0 where any of them holds a NaN or an infinity, else 0.0: a scalar on the first one's device, without a host sync."""
-        return self._scan(grads, torch.zeros((), device=grads[0].device, dtype=torch.float32))
-
-    def _scan(self, grads: list[torch.Tensor], flag: torch.Tensor) -> torch.Tensor:
         device = grads[0].device
         if device.type in ("cpu", "cuda"):
+            flag = torch.zeros((), device=device, dtype=torch.float32)
             if device not in self._ones:
                 self._ones[device] = torch.ones((), device=device, dtype=torch.float32)
             try:
                 torch._amp_foreach_non_finite_check_and_unscale_(grads, flag, self._ones[device])
                 return flag
             except RuntimeError:  # one of them is sparse, complex, expanded or on another device
-                flag.zero_()
-        with torch.no_grad():
-            found = [_numbers(grad).isfinite().all().logical_not().to(device) for grad in grads]
-            return torch.stack(found).any().float()
+                pass
+        return _scan(grads)
+
+
+def _scan(grads: Sequence[torch.Tensor]) -> torch.Tensor:
+    with torch.no_grad():
+        return torch.stack([_numbers(grad).isfinite().all().logical_not().to(grads[0].device) for grad in grads]).any().float()
 
 
 def _numbers(grad: torch.Tensor) -> torch.Tensor:

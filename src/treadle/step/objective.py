@@ -59,6 +59,7 @@ class Supervised:
                 "batches come out exact; use reduction='mean'"
             )
         self.loss, self._input, self._target = loss, input, target
+        self._counts = _averaging(loss) is not None
 
     def __call__(self, model: nn.Module, batch: Any) -> Outcome:
         """The loss of one batch, with the model's output for the metrics."""
@@ -67,7 +68,7 @@ class Supervised:
 
     def outcome(self, output: Any, target: Any) -> Outcome:
         """The loss of an output that is there already."""
-        return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target))
+        return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target) if self._counts else None)
 
     def to(self, device: torch.device) -> None:
         """Put the loss's own tensors, such as class weights, on a device."""
@@ -80,10 +81,10 @@ class Supervised:
         Raises:
             ObjectiveError: the batch is no pair, or has no such fields.
         """
-        if isinstance(batch, Mapping):
-            return self._field(batch, self._input), self._field(batch, self._target)
         if isinstance(batch, (tuple, list)) and len(batch) == 2:
             return batch[0], batch[1]
+        if isinstance(batch, Mapping):
+            return self._field(batch, self._input), self._field(batch, self._target)
         raise ObjectiveError(
             f"a loss module needs batches of (input, target), this one is {describe(batch)}; write an objective: "
             "def objective(model, batch): ... return treadle.Outcome(loss, output, target)"

@@ -10,7 +10,8 @@ import torch
 from torch.optim import Optimizer
 
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
-from treadle.step.gradients import Finiteness, clip_gradients, norm_of, scale_gradients
+from treadle.step.fast import Update
+from treadle.step.gradients import Finiteness, Roots, clip_gradients, norm_of, scale_gradients
 from treadle.step.objective import Count, Outcome
 from treadle.system.precision import Precision
 
@@ -42,6 +43,7 @@ class Step:
         ids: index of each sample in its dataset, int64 array of shape (samples,), or None.
         values: this step's value of every schedule, by name.
         updates: how many optimizers have moved in this step.
+        scaler: the loss scaler of fp16; None in any other number format.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class Step:
         ask: bool = False,
     ) -> None:
         self._record, self._precision, self._refuse, self._doubt = record, precision, refuse or _stop, doubt
-        self._ask = ask
+        # A value is asked for at once where that costs no wait for an accelerator, or where the run wants to know.
+        self._ask = ask or self._is_free(precision.device)
+        self.scaler: Any = precision.scaler
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
         self.values: Mapping[str, float] = {}
         self._parts: Sequence[Any] = ()
-        self._optimizers: list[Optimizer] = []
+        self._optimizers: dict[Optimizer, Update] = {}
         self._counts: Sequence[int] = ()
         self._part = 0
         # A window goes from the first backward after an update to the last update after a backward.
@@ -68,27 +72,25 @@ class Step:
         self._explicit = False  # whether an objective named its own counts
         self._refused = False  # whether something in it was not finite, so that it moves nothing
         self._left_out = False  # whether that was so in any window of the step
-        self._finiteness = Finiteness()
+        self._finiteness, self._roots = Finiteness(), Roots()
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
 
-    @property
-    def scaler(self) -> Any:
-        """The loss scaler of fp16; None in any other number format."""
-        return self._precision.scaler
+    @staticmethod
+    def _is_free(device: torch.device) -> bool:
+        return device.type == "cpu"
 
     def adopt(self, optimizers: Sequence[Optimizer]) -> None:
         """Know the optimizers of a run: where there are several, a backward pass for one leaves gradients with the others."""
         for optimizer in optimizers:
             if optimizer not in self._optimizers:
-                self._optimizers.append(optimizer)
-                optimizer.zero_grad(set_to_none=True)  # of what was before the run
+                self._known(optimizer).clear()  # of what was before the run
 
     def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
-        self._parts, self._counts = batch.parts, batch.counts
-        self.samples, self._part, self.updates = sum(batch.counts), 0, 0
+        self._parts, self._counts, self.samples = batch.parts, batch.counts, sum(batch.counts)
+        self._part = self.updates = 0
         self._logged.clear()
         self._grads, self._norm, self._left_out = [], None, False
         self._open_window()
@@ -114,15 +116,18 @@ class Step:
             ObjectiveError: the loss is not one number, or has no gradient.
             NonFiniteLoss: it is NaN or infinite. On the CPU at once; on an accelerator when values are next fetched.
         """
-        logs: Mapping[str, Any] = {}
+        logs: Mapping[str, Any] | None = None
         if isinstance(loss, Outcome):
             logs, given, loss = loss.logs, loss.count, loss.loss
             count = given if count is None else count
-        explicit, count = count is not None, self._default(count)
         if self._updated:
             self._open_window()
         if self._refused:
             return
+        if count is None:
+            count = self._counts[self._part]
+        else:
+            self._explicit = True
         if not isinstance(loss, torch.Tensor):
             raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
         if loss.numel() != 1 or not loss.requires_grad:
@@ -130,9 +135,8 @@ class Step:
                 f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
                 f"requires_grad={loss.requires_grad}"
             )
-        value: Any = loss.detach()
-        if self._asks(value.device):
-            value = value.item()
+        if self._ask:
+            value: Any = loss.item()
             if isinstance(count, torch.Tensor):
                 count = count.item()
             if count == 0:  # nothing in this micro-batch counts: its mean is 0 / 0 and it has no share
@@ -141,19 +145,20 @@ class Step:
                 return
             if not math.isfinite(value):
                 return self._refuse_window(f"the loss is {value}")
-        for name, number in logs.items():
-            self._record(name, number, count)
-        self._record("loss", value, count, counted=self._part not in self._logged)
+        else:
+            value = loss.detach()
+        if logs:
+            for name, number in logs.items():
+                self._record(name, number, count)
+        self._record("loss", value, count, self._part not in self._logged)
         self._logged.add(self._part)
         self._seen[self._part] = count
-        self._explicit |= explicit
-        if len(self._parts) > 1:
-            loss = loss * (count / self.samples)
+        share = count / self.samples if len(self._parts) > 1 else None
         if self._precision.dtype is None:
-            torch.autograd.backward(loss)
+            self._roots.backward(loss, share)
             return
         with self._precision.full():
-            torch.autograd.backward(loss if self.scaler is None else self.scaler.scale(loss))
+            self._roots.backward(loss if self.scaler is None else self.scaler.scale(loss), share)
 
     def update(self, optimizer: Optimizer, clip: float | None = None) -> None:
         """One optimizer update: unscale, clip, this step's schedule values, step, zero_grad.
@@ -165,61 +170,78 @@ class Step:
         Raises:
             UsageError: there is no gradient, because `backward` was not called, or its loss does not depend on these parameters.
         """
-        if optimizer not in self._optimizers:
-            self._optimizers.append(optimizer)
+        known = self._optimizers.get(optimizer) or self._known(optimizer)
         if self._refused:
-            return self._leave_out(optimizer)
-        params = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._grads = [p.grad for p in params]
+            return self._leave_out(known)
+        params, grads = known.gradients()
+        self._grads = grads
         if not params:
             self._check_nothing_counted()
             return
+        if len(self._parts) > 1 or self.scaler is not None:
+            self._weigh(optimizer)
+        self._norm = self._norm_before(optimizer, clip)
+        flag = None
+        if self.scaler is None:  # which leaves out by itself what is not finite, and scales less
+            if not self._ask:
+                flag = self._flag(clip)
+            elif wrong := self._wrong(clip):
+                self._refuse_window(wrong)
+                return self._leave_out(known)
+        if clip is not None:
+            clip_gradients(params, self._norm, clip)  # type: ignore[arg-type]
+        if self.values:
+            self._set_values(optimizer)
+        if self.scaler is not None:
+            self.scaler.step(optimizer)
+            known.clear()
+        elif flag is None:
+            known.step(params, grads)
+        else:
+            self._step_unless(optimizer, flag)
+            known.clear()
+        self._updated = True
+        self.updates += 1
+
+    def _known(self, optimizer: Optimizer) -> Update:
+        """How an optimizer is stepped, from its first time on."""
+        return self._optimizers.setdefault(optimizer, Update(optimizer))
+
+    def _open_window(self) -> None:
+        """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
+        if self._scaled:
+            self._rescale()
+        self._seen.clear()
+        self._explicit = self._updated = self._refused = False
+        if len(self._optimizers) > 1:
+            for known in self._optimizers.values():
+                known.clear()
+
+    def _weigh(self, optimizer: Optimizer) -> None:
+        """Make the gradient that of the whole batch, which was cut into parts or scaled.
+
+        Raises:
+            UsageError: some of the parts had no backward.
+        """
         if 0 < len(self._seen) < len(self._parts):
             raise UsageError(
                 f"step {self.number}: update() after {len(self._seen)} of {len(self._parts)} micro-batches; call it after the loop over the step, "
                 "so that the batch is one however it is cut"
             )
-        self._unscale(optimizer)
+        if self.scaler is not None:  # gradients as they are without the loss scale, which stays the same through a window
+            self.scaler.unscale_(optimizer)
+            self._scaled = True
         if self._explicit and len(self._parts) > 1:
             total = sum(self._seen.values())
             if isinstance(total, torch.Tensor) or total not in (0, self.samples):
                 scale_gradients(self._grads, self.samples / total)
-        self._norm = norm_of(self._grads) if clip is not None or self._writes(optimizer) else None
-        flag = None
-        if self.scaler is None:  # which leaves out by itself what is not finite, and scales less
-            if not self._asks(self._grads[0].device):
-                flag = self._flag(clip)
-            elif wrong := self._wrong(clip):
-                self._refuse_window(wrong)
-                return self._leave_out(optimizer)
-        if clip is not None:
-            clip_gradients(params, self._norm, clip)  # type: ignore[arg-type]
-        for name, value in self.values.items():
-            for group in optimizer.param_groups:
+
+    def _set_values(self, optimizer: Optimizer) -> None:
+        """This step's schedule values, for the fields of an optimizer that have their names."""
+        for group in optimizer.param_groups:
+            for name, value in self.values.items():
                 if name in group:
                     group[name] = value
-        if self.scaler is not None:
-            self.scaler.step(optimizer)
-        elif flag is None:
-            optimizer.step()
-        else:
-            self._step_unless(optimizer, flag)
-        optimizer.zero_grad(set_to_none=True)
-        self._updated = True
-        self.updates += 1
-
-    def _open_window(self) -> None:
-        """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
-        self._rescale()
-        self._seen.clear()
-        self._explicit = self._updated = self._refused = False
-        if len(self._optimizers) > 1:
-            for optimizer in self._optimizers:
-                optimizer.zero_grad(set_to_none=True)
-
-    def _asks(self, device: torch.device) -> bool:
-        """Whether to ask at once if a value is finite: where it costs no wait for an accelerator, or where the run wants to know."""
-        return device.type == "cpu" or self._ask
 
     def _wrong(self, clip: float | None) -> str:
         """What about the gradient is not finite; empty where all is. To clip, its norm has to be, too."""
@@ -251,8 +273,8 @@ class Step:
         moved = f"{self.updates} other update(s) of this step were made before" if self.updates else "nothing was updated in this step"
         self._refuse(f"{what} at step {self.number}; {moved}. Its samples, by their index in the data: {_short(self.ids)}")
 
-    def _leave_out(self, optimizer: Optimizer) -> None:
-        optimizer.zero_grad(set_to_none=True)
+    def _leave_out(self, known: Update) -> None:
+        known.clear()
         self._updated = True
 
     @property
@@ -278,20 +300,16 @@ class Step:
             f"step {self.number}: update() without a gradient; call step.backward(loss), of a loss that depends on this optimizer's parameters"
         )
 
-    def _unscale(self, optimizer: Optimizer) -> None:
-        """In fp16: gradients as they are without the loss scale, which stays the same through a window."""
-        if self.scaler is not None:
-            self.scaler.unscale_(optimizer)
-            self._scaled = True
-
     def _rescale(self) -> None:
-        if self._scaled:
-            self.scaler.update()
-            self._scaled = False
+        self.scaler.update()
+        self._scaled = False
 
-    def _writes(self, optimizer: Optimizer) -> bool:
-        """Whether an optimizer is going to write into the gradients, so that they are measured now."""
-        return any(group.get("nesterov") or (group.get("fused") and self.scaler is not None) for group in optimizer.param_groups)
+    def _norm_before(self, optimizer: Optimizer, clip: float | None) -> torch.Tensor | None:
+        """The gradient's norm, where it has to be known before the update: to clip, or since the optimizer writes into the gradients."""
+        needed = clip is not None
+        for group in optimizer.param_groups:
+            needed = needed or bool(group.get("nesterov") or (self.scaler is not None and group.get("fused")))
+        return norm_of(self._grads) if needed else None
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -302,12 +320,10 @@ class Step:
 
     def finish(self) -> None:
         """Raise where gradients would leak into the next step. Called by the run."""
-        self._rescale()
+        if self._scaled:
+            self._rescale()
         if self._seen and not self._updated:
             raise UsageError(f"step {self.number}: backward() was called, update() was not; call step.update(optimizer) once for each optimizer")
-
-    def _default(self, count: Count | None) -> Count:
-        return self._counts[self._part] if count is None else count
 
 
 def _stop(what: str) -> NoReturn:
