@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import treadle
 from spending import TIME, Net, Slow, Spends, config, profiled, trainer
@@ -71,6 +72,62 @@ def test_memory_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {one.own_saved_bytes for one in found.modules if one.name == "1"} == {32000}
     assert "exp_avg of 0.weight" in {one.name for one in found.largest}
     assert found.peaks.keys() >= {FORWARD, BACKWARD, OPTIMIZER} or not Path("/proc/self/clear_refs").exists()
+
+
+class Again(nn.Module):
+    """Computes its first part again in the backward pass, so that it saves nothing but its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 64), nn.Linear(64, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(checkpoint(self.first, x, use_reentrant=False)).flatten()  # type: ignore[no-any-return]
+
+
+class Steps(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.last = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.cell(x[:, None].expand(-1, 5, -1))[0][:, -1]).flatten()  # type: ignore[no-any-return]
+
+
+class Tied(nn.Module):
+    """One part under two names, and an operation in place on a view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act = nn.Linear(4, 4), nn.ReLU(inplace=True)
+        self.other = self.first
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        self.act(y.view(-1))
+        return self.other(y).mean(1)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("model", "names", "saves"),
+    [
+        (Again, ["Again", "first", "last"], {"Again": 3 * 4 * 4, "first": 0, "last": 3 * 64 * 4}),
+        (Steps, ["Steps", "cell", "last"], {"Steps": 0}),
+        (Tied, ["Tied", "first", "act"], {"Tied": 0}),
+    ],
+)
+def test_modules_of_every_kind(model: Any, names: list[str], saves: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With micro-batches of 3 of 8 samples: what the largest of them saves is what has to be there at once."""
+    found = profiled(lambda: trainer(model=model, config=config(machine={"micro_batch": 3})).fit(), monkeypatch)
+    assert [one.name for one in found.modules] == names
+    assert {one.name: one.own_saved_bytes for one in found.modules if one.name in saves} == saves
+
+
+def test_a_compiled_model_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("treadle.run.compiled", lambda model: model)  # whatever compiles it: it is not looked into
+    found = profiled(lambda: trainer(config=config(machine={"compile": True})).fit(), monkeypatch)
+    assert (found.modules, found.settings["machine.compile"]) == ([], True)
+    assert found.memory["parameters"] == 80
 
 
 def test_rare_things_have_phases_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,6 +117,11 @@ def test_each_kind_of_data_has_its_own_advice(data: Data, words: str) -> None:
     assert words in verdict.advice[0]
 
 
+def test_what_workers_do_not_hide_is_said() -> None:
+    assert len(judge(measured({WAIT: 20, FORWARD: 7})).advice) == 1  # 3 or 4 workers hide 20 ms behind 7 ms
+    assert judge(measured({WAIT: 20, FORWARD: 1})).advice[1].startswith("and then it would still wait")
+
+
 def test_waiting_is_the_matter_before_it_is_the_larger_part() -> None:
     assert judge(measured({WAIT: 30, FORWARD: 70})).bound == "data-bound"
     assert judge(measured({OPTIMIZER: 30, FORWARD: 70})).bound == "compute-bound"

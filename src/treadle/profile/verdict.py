@@ -120,10 +120,10 @@ def _data(measured: Measured) -> Iterator[str]:
         if count != data.workers and measured.mean_s / seconds >= _GAIN:
             rate = measured.samples / measured.steps / seconds
             yield f"{key} would reach at best {rate:,.0f} samples/s (now {measured.rate:,.0f})"
+            if seconds > _NEAR * (measured.mean_s * (1 - measured.share(WAIT))):
+                yield "and then it would still wait: make a sample cheaper, or prepare it once and keep it"
         else:
             yield f"{measured.cores} cores are too few for more workers to help; make a sample cheaper, or prepare it once and keep it"
-        if seconds > _NEAR * (measured.mean_s * (1 - measured.share(WAIT))):
-            yield "and then it would still wait: make a sample cheaper, or prepare it once and keep it"
     elif data.kind == "streamed":
         yield "machine.workers=1 reads the stream beside the steps" if not data.workers else "the stream itself is slow: make a sample cheaper"
     else:
