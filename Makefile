@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults check lint docs clean
+.PHONY: demo test faults bench bench-all check lint docs clean
 
 demo: .venv/demo  ## train LeNet-5 on MNIST
 	$(BIN)/treadle demo
@@ -12,6 +12,14 @@ test: .venv/dev  ## every test, on every core
 
 faults: .venv/dev  ## kill runs hundreds of times, and crash one at every file operation: about ten minutes
 	$(BIN)/python tests/campaign.py
+
+bench: .venv/dev  ## what it costs, over the loop by hand: some minutes
+	$(BIN)/python benchmarks/all.py
+	$(BIN)/python benchmarks/table.py
+
+bench-all: .venv/peers/done  ## the same with the peers, in longer runs: hours
+	.venv/peers/bin/python benchmarks/all.py --full
+	.venv/peers/bin/python benchmarks/table.py
 
 check: lint docs test  ## what CI runs
 
@@ -36,6 +44,13 @@ docs: .venv/dev  ## the site, in docs/_build/html; a warning or a broken link is
 
 .venv/dev: .venv/torch pyproject.toml packages/treadle-mnist/pyproject.toml
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' ./packages/treadle-mnist
+	touch $@
+
+# The peers have an environment of their own: what they bring must not get into that of the tests.
+.venv/peers/done: .venv/dev benchmarks/peers.txt
+	$(PYTHON) -m venv .venv/peers
+	.venv/peers/bin/pip install -q $$(grep '^torch==' constraints.txt)
+	.venv/peers/bin/pip install -q -c constraints.txt -e '.[demo]' ./packages/treadle-mnist -r benchmarks/peers.txt
 	touch $@
 
 clean:  ## the environment and caches; runs stay

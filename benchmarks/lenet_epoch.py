@@ -1,91 +1,134 @@
-"""One epoch of LeNet-5 on MNIST: Treadle against the loop that a careful person writes, in turn, on one thread.
+"""LeNet-5 on MNIST: what of an epoch is computing, and what is loading and engineering.
 
-    python benchmarks/lenet_epoch.py [--rounds 5] [--images 20000]
+    python benchmarks/lenet_epoch.py [--rounds 7] [--only 'treadle, everything'] [--sizes 1280 6400] [--save]
 
-Both index the same resident tensors by the same order, batch 64, AdamW, and end with the same weights, which is checked. Treadle
-does what every run of it does besides: it logs the loss, counts training accuracy, keeps the journal and saves checkpoints.
+Batches of 64 in one order, AdamW; the cost is the marginal one from 1,280 images to 6,400, so that what a run does once is left out. The
+compute floor is as many steps on one batch that lies ready: nobody can be faster without computing less.
 """
 
-import argparse
-import json
-import platform
-import runpy
-import statistics
-import tempfile
-import time
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
+import treadle_mnist
+from harness import Benchmark
+from peers import PEERS
+from tasks import Task, by_hand, by_treadle
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import treadle
 from treadle.data.order import Shuffle
 from treadle.metrics import Accuracy
 
-RECIPE = runpy.run_path(str(Path(__file__).parents[1] / "recipes" / "lenet_mnist.py"))
-SEED, BATCH, LR = 42, 64, 1e-3
+SEED, BATCH = 42, 64
 
 
-def by_hand(data: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, nn.Module]:
-    images, labels = data
-    treadle.seed(SEED)
-    model, loss_of = RECIPE["LeNet5"](), nn.CrossEntropyLoss()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    import numpy as np
-
-    order = torch.from_numpy(Shuffle().indices(SEED, 0, np.arange(len(labels)), len(labels)))
-    began = time.perf_counter()
-    for index in order.split(BATCH):
-        loss = loss_of(model(images[index]), labels[index])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return time.perf_counter() - began, model
+def lenet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
 
 
-def by_treadle(data: tuple[torch.Tensor, torch.Tensor]) -> tuple[float, nn.Module]:
-    with tempfile.TemporaryDirectory() as folder:
-        config = treadle.Config(run_dir=f"{folder}/run", duration="1 epoch", batch_size=BATCH, seed=SEED, log=treadle.LogConfig(console="quiet"))
-        trainer = treadle.Trainer(
-            RECIPE["LeNet5"],
-            nn.CrossEntropyLoss(),
-            data,
-            optimizer=partial(torch.optim.AdamW, lr=LR),
-            metrics={"accuracy": Accuracy()},
-            config=config,
-        )
-        began = time.perf_counter()
-        trainer.fit()
-        return time.perf_counter() - began, trainer.model
+def ready(images: torch.Tensor) -> torch.Tensor:
+    """uint8 (..., 28, 28) -> float32 (..., 1, 32, 32) in [0, 1]."""
+    return nn.functional.pad(images, (2, 2, 2, 2)).float().div_(255).unsqueeze(-3)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=20_000)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    (images, labels), _ = RECIPE["train_and_valid"]()
-    data = images[: options.images], labels[: options.images]
-    ways: dict[str, Any] = {"by hand": by_hand, "treadle": by_treadle}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(options.rounds + 1):
-        models = {}
-        for name in list(ways) if number % 2 else reversed(list(ways)):
-            took, models[name] = ways[name](data)
-            if number:  # the first round warms up
-                seconds[name].append(took)
-        for a, b in zip(models["by hand"].parameters(), models["treadle"].parameters(), strict=True):
-            assert torch.equal(a, b), "the two did not do the same work"
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {options.images:,} images, {options.rounds} rounds in turn, medians")
-    for name, found in seconds.items():
-        print(f"{name:10} {statistics.median(found):6.2f} s an epoch")
-    print(f"treadle / by hand: {statistics.median(ratios):.3f} (from {min(ratios):.3f} to {max(ratios):.3f}); the weights are bit-identical")
-    print(json.dumps({"ratio": round(statistics.median(ratios), 4), "seconds": {k: round(statistics.median(v), 4) for k, v in seconds.items()}}))
+@cache
+def mnist() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    images, labels = treadle_mnist.load("train")
+    raw = torch.from_numpy(images.copy())
+    return raw, ready(raw), torch.from_numpy(labels)
 
+
+class Transformed(Dataset[tuple[torch.Tensor, int]]):
+    """Images that are made ready one by one, in Python."""
+
+    def __init__(self, raw: torch.Tensor, labels: torch.Tensor) -> None:
+        self.raw, self.labels = raw, labels
+
+    def __len__(self) -> int:
+        return len(self.raw)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return ready(self.raw[index]), int(self.labels[index])
+
+
+class Indexed:
+    """Resident tensors, indexed a batch at a time: what a careful person writes."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, order: torch.Tensor) -> None:
+        self.images, self.labels, self.parts = images, labels, order.split(BATCH)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return ((self.images[part], self.labels[part]) for part in self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def task(count: int) -> Task:
+    raw, images, labels = (item[:count] for item in mnist())
+    torch.manual_seed(SEED)
+    order = Shuffle().indices(SEED, 0, np.arange(count), count)
+    config = {"batch_size": BATCH, "seed": SEED, "data": treadle.DataConfig(leaks="off")}
+    made = Task(
+        lenet(), nn.functional.cross_entropy, DataLoader(TensorDataset(images, labels), BATCH, sampler=order.tolist()),
+        partial(torch.optim.AdamW, lr=1e-3), check=(mnist()[1][-1000:], mnist()[2][-1000:]), data=(images, labels), config=config,
+    )  # fmt: skip
+    made.raw, made.order = (raw, labels), torch.from_numpy(order)  # type: ignore[attr-defined]
+    return made
+
+
+BENCH = Benchmark(__file__, task, sizes=(1_280, 6_400), small=(128,), unit="us an image", scale=1e-6)
+BENCH.add("by hand", by_hand)
+
+
+@BENCH.entrant("compute floor")
+def floor(task: Task) -> Callable[[], Any]:
+    first = next(iter(task.batches))
+    task.batches = [first] * len(task.batches)  # type: ignore[arg-type]
+    fit = by_hand(task)
+
+    def computes() -> None:  # its loss is that of other work
+        fit()
+
+    return computes
+
+
+@BENCH.entrant("by hand, careful")
+def careful(task: Any) -> Callable[[], Any]:
+    task.batches = Indexed(*task.data, task.order)
+    return by_hand(task)
+
+
+@BENCH.entrant("by hand, transforms, 2 workers", pinned=False)
+def hand_workers(task: Any) -> Callable[[], Any]:
+    options = {"num_workers": 2, "prefetch_factor": 4}
+    task.batches = DataLoader(Transformed(*task.raw), BATCH, sampler=task.order.tolist(), **options)
+    return by_hand(task)
+
+
+@BENCH.entrant("treadle, transforms, 2 workers", pinned=False, base="by hand, transforms, 2 workers")
+def treadle_workers(task: Any) -> Callable[[], Any]:
+    task.data = Transformed(*task.raw)
+    task.config["machine"] = treadle.MachineConfig(workers=2)
+    return by_treadle(task, everything=False)
+
+
+def everything(task: Task) -> Callable[[], Any]:
+    return by_treadle(task, everything=True, metrics={"accuracy": Accuracy()})
+
+
+BENCH.add("treadle, nothing logged", partial(by_treadle, everything=False))
+BENCH.add("treadle, nothing logged / floor", partial(by_treadle, everything=False), base="compute floor")
+BENCH.add("treadle, everything", everything)
+for name, (way, package) in PEERS.items():
+    BENCH.add(name, way, needs=package)
 
 if __name__ == "__main__":
-    main()
+    BENCH.main()

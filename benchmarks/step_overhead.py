@@ -1,76 +1,54 @@
-"""What Treadle adds to a step that is nearly free: Linear(8, 1), batches of 16 that lie ready, SGD, one thread.
+"""What a training library adds to a step that is nearly free: Linear(8, 1), batches of 16 that lie ready, SGD.
 
-    python benchmarks/step_overhead.py [--rounds 7]
+    python benchmarks/step_overhead.py [--rounds 7] [--only 'treadle, everything'] [--save]
 
-The cost of a step is the marginal one, (T(3000 steps) - T(300 steps)) / 2700, so that what a run does once is left out.
+The cost of a step is the marginal one, from 300 steps to 3000, so that what a run does once is left out. "By hand, no optimizer" is the strict
+comparison: the update is one `torch._foreach_add_`, without the wrappers of torch.optim.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import tempfile
-import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
+from harness import Benchmark
+from peers import PEERS
+from tasks import TREADLE, Task, by_hand
 from torch import nn
 
-import treadle
-
-LONG, SHORT, LR = 3000, 300, 0.01
-Pairs = list[tuple[torch.Tensor, torch.Tensor]]
+LR = 0.01
 
 
-def by_hand(batches: Pairs) -> None:
-    model, loss_of = nn.Linear(8, 1), nn.MSELoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=LR)
-    for x, y in batches:
-        optimizer.zero_grad()
-        loss = loss_of(model(x), y)
-        loss.backward()
-        optimizer.step()
+def task(steps: int) -> Task:
+    torch.manual_seed(0)
+    batches = [(torch.randn(16, 8), torch.randn(16, 1)) for _ in range(steps)]
+    return Task(nn.Linear(8, 1), nn.functional.mse_loss, batches, partial(torch.optim.SGD, lr=LR), check=(torch.randn(64, 8), torch.randn(64, 1)))
 
 
-def by_treadle(batches: Pairs, tensorboard: bool) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        log = treadle.LogConfig(console="quiet", tensorboard=tensorboard, every="50 steps" if tensorboard else "1e6 steps")
-        config = treadle.Config(run_dir=f"{folder}/run", duration="1 epoch", log=log)
-        data, sgd = treadle.Batches(batches), partial(torch.optim.SGD, lr=LR)
-        treadle.train(nn.Linear(8, 1), nn.MSELoss(), data, optimizer=sgd, config=config)
+BENCH = Benchmark(__file__, task, sizes=(300, 3000), small=(3,), unit="us a step", scale=1e-6)
+BENCH.add("by hand", by_hand)
 
 
-WAYS = {
-    "by hand": by_hand,
-    "treadle, nothing logged": partial(by_treadle, tensorboard=False),
-    "treadle, journal and TensorBoard": partial(by_treadle, tensorboard=True),
-}
+@BENCH.entrant("by hand, no optimizer")
+def without_optimizer(task: Task) -> Callable[[], Any]:
+    model, loss_of, parameters = task.model, task.loss, list(task.model.parameters())
+
+    def fit() -> Any:
+        for x, y in task.batches:
+            loss_of(model(x), y).backward()
+            with torch.no_grad():
+                torch._foreach_add_(parameters, [p.grad for p in parameters], alpha=-LR)
+            for p in parameters:
+                p.grad = None
+        return task.final_loss
+
+    return fit
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(16, 8, generator=generator), torch.randn(16, 1, generator=generator)) for _ in range(LONG)]
-    costs: dict[str, list[float]] = {name: [] for name in WAYS}
-    for number in range(rounds + 1):
-        for name, run in WAYS.items():
-            took = []
-            for count in (LONG, SHORT):
-                began = time.perf_counter()
-                run(batches[:count])
-                took.append(time.perf_counter() - began)
-            if number:  # the first round warms up
-                costs[name].append((took[0] - took[1]) / (LONG - SHORT) * 1e6)
-    medians = {name: statistics.median(found) for name, found in costs.items()}
-    base = medians["by hand"]
-    print(f"{platform.machine()}, torch {torch.__version__}, one thread, {rounds} rounds in turn, medians")
-    for name, cost in medians.items():
-        print(f"{name:34} {cost:6.1f} us a step  {cost - base:+6.1f} us")
-    print(json.dumps({name: round(cost, 2) for name, cost in medians.items()}))
-
+for name, way in TREADLE.items():
+    BENCH.add(name, way)
+for name, (way, package) in PEERS.items():
+    BENCH.add(name, way, needs=package)
 
 if __name__ == "__main__":
-    main()
+    BENCH.main()

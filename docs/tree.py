@@ -17,7 +17,7 @@ OTHERS = {
     "tests": "the behaviour of each room, bad input, layers, the public names, this README",
     "benchmarks": "what it costs, measured",
     "docs": "the site: tour, concepts 1-8, how-to pages, reference, errors, questions, guarantees, decisions",
-    "Makefile": "demo, test, lint, docs, check",
+    "Makefile": "demo, test, bench, lint, docs, check",
     "constraints.txt": "the exact versions that make installs",
 }
 WIDTH = 30

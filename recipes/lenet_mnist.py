@@ -65,8 +65,6 @@ class LeNet5(nn.Module):
 
 # --- 3. The data ---
 
-Pairs = tuple[torch.Tensor, torch.Tensor]
-
 
 def read(split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images, uint8 (n, height, width), and labels, int64 (n,), of "train" or "test"."""
@@ -93,25 +91,22 @@ def read_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
     return images[part], digits.target[part].astype(np.int64)
 
 
-def to_tensors(images: np.ndarray, labels: np.ndarray) -> Pairs:
-    """Pad to 32x32 and scale to [0, 1], once for the whole set."""
-    missing = 32 - images.shape[1]
-    before, after = missing // 2, missing - missing // 2
-    pixels = torch.from_numpy(images.copy()).float().div_(255)
-    return nn.functional.pad(pixels, (before, after, before, after)).unsqueeze(1), torch.from_numpy(labels)
+def samples(images: np.ndarray, labels: np.ndarray) -> treadle.Samples:
+    """Images that stay uint8 in memory, and are padded to 32x32 and scaled to [0, 1] a batch at a time."""
+    return treadle.Samples((images, labels), prepare=treadle.data.Images(size=32))
 
 
-def train_and_valid() -> tuple[Pairs, Pairs]:
+def train_and_valid() -> tuple[treadle.Samples, treadle.Samples]:
     """The training images, split once and for all: 55,000 to learn from, 5,000 to choose by (of the digits, a twelfth)."""
-    images, labels = to_tensors(*read("train"))
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    images, labels = read("train")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).numpy()
     train, valid = order[len(labels) // 12 :], order[: len(labels) // 12]
-    return (images[train], labels[train]), (images[valid], labels[valid])
+    return samples(images[train], labels[train]), samples(images[valid], labels[valid])
 
 
-def test_set() -> Pairs:
+def test_set() -> treadle.Samples:
     """The 10,000 official test images: for the end, and for nothing else."""
-    return to_tensors(*read("test"))
+    return samples(*read("test"))
 
 
 # --- 4. The experiment ---

@@ -12,7 +12,7 @@ BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": 
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
 BELOW["profile"] = ("core", "config", "system", *PARTS)
 BELOW["proof"] = (*BELOW["profile"], "profile")
-STOREYS = ("evaluation", "preflight", "capsule", "loop", "run", "trainer", "training")
+STOREYS = ("evaluation", "preflight", "capsule", "halving", "loop", "result", "run", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, "profile", "proof", *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core",)}

@@ -31,13 +31,23 @@ def test_the_model_is_lenet_5(recipe: dict[str, Any]) -> None:
 
 
 def test_mnist_is_split_into_55000_and_5000_once_and_for_all(recipe: dict[str, Any]) -> None:
-    (train_images, train_labels), (valid_images, valid_labels) = recipe["train_and_valid"]()
-    assert train_images.shape == (55_000, 1, 32, 32) and valid_images.shape == (5_000, 1, 32, 32)
-    labels = torch.from_numpy(treadle_mnist.load("train")[1])
-    assert torch.bincount(train_labels).add(torch.bincount(valid_labels)).equal(torch.bincount(labels))
-    again = recipe["train_and_valid"]()
-    assert again[0][1].equal(train_labels) and again[1][0].equal(valid_images)
-    assert recipe["test_set"]()[0].shape == (10_000, 1, 32, 32)
+    (train_images, train_labels), (valid_images, valid_labels) = (split.dataset for split in recipe["train_and_valid"]())
+    assert train_images.shape == (55_000, 28, 28) and valid_images.shape == (5_000, 28, 28)
+    assert train_images.dtype == np.uint8
+    labels = treadle_mnist.load("train")[1]
+    assert np.array_equal(np.bincount(train_labels) + np.bincount(valid_labels), np.bincount(labels))
+    again = [split.dataset for split in recipe["train_and_valid"]()]
+    assert np.array_equal(again[0][1], train_labels) and np.array_equal(again[1][0], valid_images)
+    assert recipe["test_set"]().dataset[0].shape == (10_000, 28, 28)
+
+
+def test_the_model_sees_the_images_padded_to_32x32_and_scaled_to_one(recipe: dict[str, Any]) -> None:
+    test = recipe["test_set"]()
+    images, labels = test.prepare(tuple(torch.tensor(column[:5]) for column in test.dataset))
+    expected = torch.zeros(5, 1, 32, 32)
+    expected[:, 0, 2:30, 2:30] = torch.tensor(test.dataset[0][:5]).float() / 255
+    torch.testing.assert_close(images, expected, rtol=1e-6, atol=0)
+    assert labels.tolist() == [7, 2, 1, 0, 4]
 
 
 def test_the_demo_trains_tests_once_and_says_where_everything_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
-    from treadle.run import Result, Run
+    from treadle.result import Result
+    from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
     from treadle.step.step import Step
     from treadle.system.seed import seed
@@ -44,7 +45,7 @@ _HOMES = {
     "MachineConfig": "treadle.config.schema",
     "Outcome": "treadle.step.objective",
     "Plot": "treadle.log.plot",
-    "Result": "treadle.run",
+    "Result": "treadle.result",
     "Run": "treadle.run",
     "Samples": "treadle.data.sources",
     "Step": "treadle.step.step",

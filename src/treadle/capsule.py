@@ -89,7 +89,7 @@ class Failures:
 
     def __init__(self, run: Any, folder: Path, config: Config, tracked: Tracked, states: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         self._run, self._folder, self._config, self._tracked, self._states = run, folder, config, tracked, states
-        self._before = Before()
+        self.before = self._before = Before()
         self.mark = self._before.mark
         """A step begins."""
         self._refused: NonFiniteLoss | None = None
@@ -98,7 +98,7 @@ class Failures:
 
     def begin(self) -> None:
         """The run begins, with everything that it tracks."""
-        self._before.watch(self._tracked.models().items(), {name: own.state_dict for name, own in self._tracked.generators().items()})
+        self._before.watch(self._tracked.models().items(), self._tracked.generators())
 
     def take_back(self) -> None:
         """Put back what the forward pass of a step without an update did to BatchNorm's statistics and the like."""

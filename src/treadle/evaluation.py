@@ -68,10 +68,10 @@ def evaluate(
     return dict(zip(results, map(_plain, results.values()), strict=True))
 
 
-def evaluation_loader(data: Any, config: Config, device: torch.device) -> Loader:
-    """A dataset in its own order, all of it: also that of a DataLoader that shuffles, or drops the last batch."""
+def evaluation_loader(data: Any, config: Config, device: torch.device, limit: int | None = None) -> Loader:
+    """A dataset in its own order, all of it: also that of a DataLoader that shuffles, or drops the last batch. `limit`: samples at once."""
     machine = config.machine
-    size = config.evaluate.batch_size or machine.micro_batch or config.batch_size
+    size = limit or config.evaluate.batch_size or (machine.micro_batch if isinstance(machine.micro_batch, int) else config.batch_size)
     if isinstance(data, DataLoader):
         data = resolve(data, "sequential")
         data = replace(data, drop_last=False, order=NAMED["sequential"] if data.order is NAMED["shuffle"] else data.order)

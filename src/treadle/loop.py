@@ -7,8 +7,8 @@ step has happened: `_finish_step` is the one safe point.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
+from treadle.halving import Halving
 from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
@@ -66,6 +67,8 @@ class Loop:
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
+        halves = config.machine.micro_batch == "auto"
+        self.halving = Halving(self.step, self._means, self._failures.before, self.tracked, log.say) if halves else None
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
         self.begun = self.inside = self.over = self.evaluated = False
@@ -111,6 +114,8 @@ class Loop:
         if self._mark is None and batch.mark is not None:
             encode(batch.mark["state"], "the data")  # what cannot be saved is seen now, and not at the first checkpoint
         self._mark_before, self._mark = self._mark, batch.mark
+        if self.halving is not None:
+            batch = self.halving.begin(batch)
         self.step.begin(progress.steps + 1, batch, values)
         self.before, self.after = progress, progress.advanced(self.step.samples, batch.positions, batch.ends_epoch)
         if begins_epoch:
@@ -127,7 +132,7 @@ class Loop:
         self.progress, self.inside = after, False
         ends_epoch = after.epochs > before.epochs
         if ends_epoch:
-            self._log_epoch()
+            self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())
         if self._listeners:
             self._fire("step_finished")
         if ends_epoch:
@@ -145,7 +150,7 @@ class Loop:
         if ending or self._save_every.due(before, after) or (best is not None and self.checkpoints.improves(best)):
             self._save(best, must=ending)
         if self._pace.step_ended() or ending:
-            self._tick()
+            self.tick()
         return not ending
 
     # --- beginning and ending ---
@@ -191,7 +196,7 @@ class Loop:
             if note:
                 self._log.say(note)
         self._log.say(heading(self.tracked.models().values(), self.progress, self._device, self._config.run_dir))
-        self._tick()
+        self.tick()
         if states is not None:
             self.record()
         with preserved_rng():  # it fires again when the run goes on
@@ -253,12 +258,9 @@ class Loop:
             self._log.say(doubt)
         self._fire("run_finished")
         self.record()  # the last word: where a handler raised, or the process died, it is called again
-        self._tick()
+        self.tick()
 
     # --- logging ---
-
-    def _log_epoch(self) -> None:
-        self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())
 
     def _log_window(self) -> None:
         """A row: means of the loss and its companions since the last one, schedules, times."""
@@ -270,19 +272,13 @@ class Loop:
         self._run.log(row)
         self._log.flush()
 
-    @contextmanager
-    def watching(self) -> Iterator[Callable[[int, int | None], None]]:
+    def watch(self, done: int, of: int | None) -> None:
         """Show how far an evaluation is: it is no step, and may take as long as an epoch."""
+        if self.begun and self._pace.ticks():
+            self.tick(f"evaluating {done:,}" + (f"/{of:,}" if of else ""))
 
-        def watch(done: int, of: int | None) -> None:
-            if self.begun and self._pace.ticks():
-                self._tick(f"evaluating {done:,}" + (f"/{of:,}" if of else ""))
-
-        yield watch
-        if self.over:  # no step follows that would move the bar
-            self._tick()
-
-    def _tick(self, doing: str = "") -> None:
+    def tick(self, doing: str = "") -> None:
+        """Move the progress bar."""
         self._log.tick(self.progress, self._means.last, self._pace.seconds_left(self.progress), doing)
 
     def _fire(self, event: str) -> None:
@@ -355,6 +351,7 @@ class Loop:
             "skipped": self._failures.skipped,
             "settings": self.tracked.settings(),
             "stream": mark,
+            "micro_batch": self.halving and self.halving.limit,
             "means": means,
             "rng": rng,
         }
@@ -369,6 +366,8 @@ class Loop:
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
             self.status, self.reason = own["ended"]
         self.step.values, self._mark, self._failures.skipped = own["values"], own.get("stream"), own.get("skipped", 0)
+        if self.halving is not None:
+            self.halving.limit = own.get("micro_batch")
         self._means.load_state_dict(own["means"])
         # From an older checkpoint, where the last is damaged, a run that was over comes to the same end once more.
         if self._folder.done and (self.progress.finished or self.status != "running"):

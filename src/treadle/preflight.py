@@ -107,6 +107,9 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
     Raises:
         ObjectiveError: a label is no class of the model's output.
     """
+    prepare = loader.source.prepare
+    if prepare is not None and not getattr(prepare, "keeps_targets", False):
+        return  # what the labels will be, only it knows
     if loader.source.kind == "tensors" and isinstance(objective, Supervised) and isinstance(outcome.output, torch.Tensor):
         _, target = objective.unpack(loader.source.data)
         if loader.source.index is not None:

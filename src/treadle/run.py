@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +26,7 @@ from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
 from treadle.provenance.record import Record
+from treadle.result import Result
 from treadle.step.objective import Supervised, accepted, as_objective, keywords
 from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels, pick_device
@@ -37,28 +37,7 @@ from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
 from treadle.system.wrap import compiled, prepare, set_train_mode, unwrapped
 
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Args:
-        status: "finished", "stopped: <reason>" or "interrupted: <signal or time limit>".
-        steps: optimizer steps done.
-        epochs: epochs finished.
-        metrics: the newest value of every logged number, such as ``"valid/accuracy"``.
-        best: folder of the best checkpoint, None where config.checkpoint.best is not set.
-        last: folder of the newest checkpoint.
-        run_dir: the run folder.
-    """
-
-    status: str
-    steps: int
-    epochs: int
-    metrics: dict[str, float]
-    best: Path | None
-    last: Path | None
-    run_dir: Path
+T = TypeVar("T")
 
 
 class Run:
@@ -192,7 +171,7 @@ class Run:
         loader = Loader(
             data,
             batch_size=config.batch_size,
-            micro_batch=machine.micro_batch,
+            micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
             sampler=config.data.sampler,
             seed=config.seed,
             drop_last=config.drop_last,
@@ -345,9 +324,21 @@ class Run:
             objective.to(self.device)
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
-        values = accepted(objective, self.step.values)
-        with self._loop.watching() as watch:
-            return evaluate(model, objective, self.evaluation_loader(data), group, self.precision, values, watch)
+        values, loader, loop = accepted(objective, self.step.values), self.evaluation_loader(data), self._loop
+        try:
+            return self.fitting(loader, lambda: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
+        finally:
+            if loop.over:  # no step follows that would move the bar
+                loop.tick()
+
+    def fitting(self, loader: Loader, look: Callable[[], T]) -> T:
+        """Call what reads a loader without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
+        while True:
+            try:
+                return look()
+            except Exception as error:
+                if self._loop.halving is None or not self._loop.halving.shrinks(loader, error):
+                    raise
 
     def evaluation_loader(self, data: Any) -> Loader:
         """A dataset in its own order, for evaluation; made once for each dataset."""
@@ -370,6 +361,24 @@ class Run:
         """Show a line on the console."""
         self._log.say(text)
 
+    def attempt(self, body: Callable[..., object], *args: Any) -> None:
+        """Call the body of a step. With ``machine.micro_batch="auto"``, one that does not fit into memory is called again, with smaller parts.
+
+        An own loop that wants this has its body in a function: ``for step in run.steps(data): run.attempt(body, step)``.
+
+        Args:
+            body: called as ``body(*args)``; whatever it does besides the step, it may do more than once.
+            args: passed on.
+        """
+        while True:
+            try:
+                body(*args)
+                return
+            except Exception as error:
+                if self._loop.halving is None or not self._loop.halving.can(error):
+                    raise
+            self._loop.halving.again()  # when the exception is gone, and with it what its frames held
+
     @property
     def result(self) -> Result:
         """How the run stands, or how it ended; waits for a checkpoint that is being written, since it names where that is."""
@@ -386,7 +395,6 @@ def _checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
                 f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
             )
     return dict(schedules)
-
 
 def _values(item: Any) -> list[Any]:
     return list(item.values()) if isinstance(item, Mapping) else [item]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
-from treadle.run import Result, Run
+from treadle.result import Result
+from treadle.run import Run
 from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
 from treadle.system.code import maker
@@ -99,6 +101,7 @@ class Trainer:
         for handler in handlers:
             self._events.add(handler)
         self._train_metrics: Group | None = None
+        self._fed = (0, 0)  # up to which step, and which sample of it, they were fed
         self._values: dict[str, float] = {}  # the last step's schedule values that the objective takes
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
@@ -132,12 +135,13 @@ class Trainer:
         with run:
             self._set_up(run)
             model, optimizer = self._model, self.optimizer
+            body = partial(run.attempt, self._step) if self.config.machine.micro_batch == "auto" else self._step
             checked = False
             for step in run.steps(self._loader):
                 if not checked:
-                    self._check(run, step)
+                    run.attempt(self._check, run, step)
                     checked = True
-                self._step(step, model, optimizer)
+                body(step, model, optimizer)
                 if step.number == 1 and not step.updates and not step.refused:
                     run.say("warning: the first step made no update through step.update(optimizer), so nothing is clipped, scheduled or checked")
             self._values = self._keywords(run.step)
@@ -204,8 +208,9 @@ class Trainer:
             if type(outcome) is not Outcome:
                 outcome = as_outcome(outcome, batch)
             step.backward(outcome)
-            if self._train_metrics and not step.refused:
+            if self._train_metrics and not step.refused and (place := (step.number, step.reached)) > self._fed:
                 feed(self._train_metrics, outcome)
+                self._fed = place  # a step that is made again has counted these
         step.update(optimizer, clip=self.config.clip)
 
     def _keywords(self, step: Step) -> dict[str, float]:
@@ -240,7 +245,7 @@ class Trainer:
     def _handle(self, run: Run) -> None:
         """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
         if self.metrics and not self._own_step and self.config.log.train_metrics:
-            self._train_metrics = self.metrics.fresh_copy(self.device)
+            self._train_metrics, self._fed = self.metrics.fresh_copy(self.device), (0, 0)
             run.track(train_metrics=self._train_metrics)
             run.events.on("step_finished", every="1 epoch")(self._log_train_metrics)
         run.events.include(self._events)
@@ -267,7 +272,9 @@ class Trainer:
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:
             reader = run.evaluation_loader(self.valid)
-            outcome = check_batch(self._model, self.objective, reader.peek(), self.metrics, precision, values, training=False)
+            outcome = run.fitting(
+                reader, lambda: check_batch(self._model, self.objective, reader.peek(), self.metrics, precision, values, training=False)
+            )
             check_all_targets(self.objective, reader, outcome)
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]

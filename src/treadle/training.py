@@ -8,7 +8,7 @@ from typing import Any
 from treadle.core.schedules import Schedule
 from treadle.log.writer import Writer
 from treadle.metrics.group import Metric
-from treadle.run import Result
+from treadle.result import Result
 from treadle.step.step import Step
 from treadle.trainer import Trainer
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from treadle.core.errors import DataError
 from treadle.data import Batches, Samples
 from treadle.data.loader import Loader
 
@@ -145,6 +146,35 @@ def test_what_the_main_process_draws_meanwhile_changes_no_sample(source):
 
 def flat(parts):
     return [leaf for part in parts for leaf in (part if isinstance(part, tuple) else (part,))]
+
+
+class Plain(Augmented):
+    def __getitem__(self, index):
+        return torch.tensor([index])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_that_draw_nothing_need_no_seed(workers):
+    plain = Samples(Plain(), random=False)
+    assert torch.equal(read(plain, workers=workers), read(Plain()))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("draw", [random.random, np.random.rand, lambda: torch.rand(())], ids=["python", "numpy", "torch"])
+def test_a_sample_that_draws_though_it_should_not_is_an_error(draw, workers):
+    class Liar(Augmented):
+        def __getitem__(self, index):
+            if index == 7:
+                draw()
+            return torch.tensor([index])
+
+    with pytest.raises(DataError, match=r"the samples of Liar draw random numbers, though Samples\(random=False\) says that they do not"):
+        read(Samples(Liar(), random=False), workers=workers)
+
+
+def test_a_collate_function_may_draw_where_samples_do_not():
+    data = Samples(Plain(), collate=noisy, random=False)
+    assert torch.equal(read(data), read(Samples(Plain(), collate=noisy)))
 
 
 class Broken(Augmented):

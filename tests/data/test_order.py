@@ -178,7 +178,7 @@ def test_weighted_draws_in_proportion_and_never_a_weight_of_zero(weights):
 
 @pytest.mark.parametrize("drawn", [0, 2**64 - 1], ids=["least", "greatest"])
 def test_the_extreme_draws_never_take_a_weight_of_zero(drawn, monkeypatch):
-    monkeypatch.setattr(order_module, "_hashed", lambda positions, key: np.full(len(positions), drawn, dtype=np.uint64))
+    monkeypatch.setattr(order_module, "hashed", lambda positions, key: np.full(len(positions), drawn, dtype=np.uint64))
     assert whole(5, order=Weighted([0.0, 0.0, 0.3, 0.0, 0.0])).tolist() == [2] * 5
 
 

@@ -168,6 +168,30 @@ def test_rare_things_have_phases_of_their_own(monkeypatch: pytest.MonkeyPatch) -
     assert sum(found.phases.values()) == near(found.wall_s)
 
 
+def test_preparing_a_batch_is_no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    def prepare(batch: Any, draw: Any) -> Any:
+        TIME.spend(0.2)
+        return batch[0] + draw(4), batch[1]
+
+    found = profiled(lambda: trainer(treadle.Samples(Slow(0.001), prepare=prepare)).fit(), monkeypatch)
+    assert (found.phases["preparing batches"], found.phases[WAIT]) == (near(4 * 0.2), near(4 * 0.008))
+    assert found.data.load_s == near(0.008)
+
+
+def test_a_step_that_is_begun_again_is_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not fit at first: half of it does."""
+
+    class Large(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 4 and self.training:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(x)
+
+    found = profiled(lambda: trainer(Slow(0.0), model=Large, config=config(machine={"micro_batch": "auto"})).fit(), monkeypatch, warmup=1)
+    assert (found.samples, found.steps) == (32, 4)
+    assert found.phases[FORWARD] == near(4 * 2 * 0.003)
+
+
 def test_what_is_kept_before_a_body_is_no_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from treadle.step.before import Before
 

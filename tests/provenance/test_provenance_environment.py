@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from treadle.provenance.environment import _modules_of, environment, imported, packages
+from treadle.provenance.environment import _installed, _owners, environment, imported, packages
 
 
 def test_it_says_what_computes(monkeypatch):
@@ -27,6 +27,11 @@ def test_it_names_what_is_installed_and_what_of_it_is_imported():
     assert {"torch", "numpy"} <= set(found["imported"]) <= set(found["packages"])
 
 
+def forget():
+    for cached in (packages, _installed, _owners):
+        cached.cache_clear()
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """Makes installed distributions of files, and modules of some of them."""
@@ -39,8 +44,7 @@ def installed(tmp_path, monkeypatch):
             (folder / "RECORD").write_text("".join(f"{line},,\n" for line in lines))
             (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
         monkeypatch.syspath_prepend(str(place))
-        packages.cache_clear()
-        _modules_of.cache_clear()
+        forget()
 
     def use(name, file):
         module = ModuleType(name)
@@ -48,8 +52,7 @@ def installed(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
 
     yield install, use
-    packages.cache_clear()
-    _modules_of.cache_clear()
+    forget()
 
 
 def test_a_folder_that_distributions_share_is_the_module_of_none(installed):

@@ -43,8 +43,8 @@ class MachineConfig(Checked):
     """"auto" (the first GPU, else the CPU), "cpu", "cuda", "cuda:1", "mps"."""
     workers: Annotated[int, Ge(0)] | Literal["auto"] = 0
     """Processes that load data; 0 loads in the training process, "auto" takes one per core, at most 8."""
-    micro_batch: PositiveInt | None = None
-    """Samples that go through the model at once; None takes the whole batch."""
+    micro_batch: PositiveInt | Literal["auto"] | None = None
+    """Samples that go through the model at once; None takes the whole batch, "auto" halves that where it does not fit into memory."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Number format of the forward pass, through autocast; weights stay in fp32, fp16 scales the loss."""
     compile: bool = False

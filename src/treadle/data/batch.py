@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,11 @@ class Batch:
         """Samples in all parts."""
         return sum(self.counts)
 
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory, from where it goes to a GPU while the GPU works. A DataLoader's own thread calls it."""
+        self.parts = [map_leaves(pinned, part) for part in self.parts]
+        return self
+
 
 def endless() -> Generator[Batch, None, None]:
     """Steps without data: one part that is None, and no epochs."""
@@ -49,6 +54,18 @@ def endless() -> Generator[Batch, None, None]:
 def to_device(value: Any, device: torch.device) -> Any:
     """A batch with every tensor on a device; anything else stays what it is."""
     return map_leaves(lambda leaf: leaf.to(device, non_blocking=True) if hasattr(leaf, "to") else leaf, value)
+
+
+def pinned(leaf: Any) -> Any:
+    """A tensor of the host in page-locked memory; anything else stays what it is."""
+    return leaf.pin_memory() if isinstance(leaf, torch.Tensor) and leaf.device.type == "cpu" else leaf
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A small tensor on a device, without waiting for the device."""
+    if device.type == "cpu":
+        return tensor
+    return (pinned(tensor) if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def copied(value: Any) -> Any:
@@ -81,9 +98,26 @@ def count_samples(batch: Any) -> int:
     return found[0]
 
 
+def ready(batch: Any, size: int | None) -> tuple[list[Any], list[int]]:
+    """A batch that came as one, as micro-batches of tensors.
+
+    Raises:
+        DataError: see `count_samples` and `split`.
+    """
+    if size is None and _flat_tensors(batch) and batch[0].ndim:  # the common case, at the price of a look
+        return [batch], [batch[0].size(0)]
+    batch = as_tensors(batch)
+    return split(batch, count_samples(batch), size)
+
+
 def _flat_tensors(value: Any) -> bool:
     """Whether a batch is a plain pair or row of tensors: the common case, told without walking it."""
-    return type(value) in (tuple, list) and len(value) > 0 and all(type(item) is torch.Tensor for item in value)
+    if type(value) not in (tuple, list) or not value:
+        return False
+    for item in value:  # noqa: SIM110 - a generator expression takes twice as long
+        if type(item) is not torch.Tensor:
+            return False
+    return True
 
 
 def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int]]:
@@ -94,6 +128,10 @@ def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int
     """
     if size is None or size >= count:
         return [batch], [count]
+    starts = range(0, count, size)
+    counts = [min(size, count - start) for start in starts]
+    if type(batch) is tuple and _flat_tensors(batch) and all(item.ndim and len(item) == count for item in batch):
+        return list(zip(*[item.split(size) for item in batch], strict=True)), counts
 
     def one_a_sample(value: Any) -> bool:
         if isinstance(value, (torch.Tensor, np.ndarray)):
@@ -109,5 +147,23 @@ def split(batch: Any, count: int, size: int | None) -> tuple[list[Any], list[int
     def cut(start: int) -> Any:
         return map_leaves(lambda leaf: leaf[start : start + size] if one_a_sample(leaf) else leaf, batch, one_a_sample)
 
-    starts = range(0, count, size)
-    return [cut(start) for start in starts], [min(size, count - start) for start in starts]
+    return [cut(start) for start in starts], counts
+
+
+def cut(batch: Batch, limit: int) -> Batch:
+    """The same batch in parts of at most so many samples.
+
+    Raises:
+        DataError: a part holds nothing that is as long as it has samples, so that it cannot be cut.
+    """
+    if max(batch.counts) <= limit:
+        return batch
+    parts: list[Any] = []
+    counts: list[int] = []
+    for part, count in zip(batch.parts, batch.counts, strict=True):
+        if not any(isinstance(leaf, (torch.Tensor, np.ndarray)) and leaf.ndim and len(leaf) == count for leaf in leaves(part)):
+            raise DataError(f"{describe(part)} of {count} samples cannot be cut: nothing in it is {count} long; give machine.micro_batch a number")
+        some, sizes = split(part, count, limit)
+        parts += some
+        counts += sizes
+    return replace(batch, parts=parts, counts=counts)

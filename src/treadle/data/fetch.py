@@ -6,17 +6,20 @@ collate from (seed, epoch, position): augmentation depends on neither the worker
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
+from treadle.core.errors import DataError
 from treadle.core.mix import mix
-from treadle.core.structure import map_leaves
 from treadle.data.batch import Batch
-from treadle.data.order import Indices
+from treadle.data.order import Indices, mixed
 from treadle.data.sources import Collate, Source
-from treadle.system.seed import seed_here
+from treadle.system.seed import preserved_rng, seed_here
 
 SAMPLE, COLLATE = 11, 12
 """What a seed is for; each purpose has a stream of its own."""
@@ -43,23 +46,6 @@ def collated(samples: list[Any], collate: Collate, micro_batch: int | None) -> t
     return [collate(part) for part in parts], [len(part) for part in parts]
 
 
-def from_tensors(source: Source, chunk: Chunk, micro_batch: int | None) -> Batch:
-    """A batch of data that is in memory: one index operation a tensor."""
-    index = torch.from_numpy(chunk.indices)
-    if source.index is not None:
-        index = source.index[index.to(source.index.device)]
-    parts, counts = [], []
-    for cut in _cuts(len(chunk.indices), micro_batch):
-        part = index[cut]
-        parts.append(_taken(source.data, part))
-        counts.append(len(part))
-    return Batch(parts, counts, len(chunk.indices), chunk.ends_epoch, chunk.indices)
-
-
-def _taken(data: Any, index: torch.Tensor) -> Any:
-    return map_leaves(lambda leaf: leaf.index_select(0, index.to(leaf.device)), data)
-
-
 class Fetch:
     """Samples by index, as a dataset whose items are whole batches.
 
@@ -70,19 +56,53 @@ class Fetch:
     """
 
     def __init__(self, source: Source, seed: int, micro_batch: int | None) -> None:
-        self._dataset, self._collate = source.data, source.collate
+        self._dataset, self._collate, self._random = source.data, source.collate, source.random
         self._seed, self._micro_batch = seed, micro_batch
 
     def __getitem__(self, chunk: Chunk) -> Batch:
-        samples = [self._sample(chunk.epoch, index) for index in chunk.indices.tolist()]
+        samples = self._seeded(chunk) if self._random else self._unseeded(chunk)
         seed_here(mix(self._seed, chunk.epoch, chunk.start, COLLATE))
         parts, counts = collated(samples, self._collate, self._micro_batch)
         return Batch(parts, counts, len(samples), chunk.ends_epoch, chunk.indices)
 
-    def _sample(self, epoch: int, index: int) -> Any:
-        seed_here(mix(self._seed, epoch, index, SAMPLE))
+    def _seeded(self, chunk: Chunk) -> list[Any]:
+        """The samples, each under its own seed."""
+        samples = []
+        seeds = mixed(chunk.indices, (self._seed, chunk.epoch), SAMPLE)
+        for index, number in zip(chunk.indices.tolist(), seeds, strict=True):
+            seed_here(number)
+            samples.append(self._sample(index))
+        return samples
+
+    def _unseeded(self, chunk: Chunk) -> list[Any]:
+        """The samples, of which the user says that they draw nothing; and whether that is so.
+
+        Raises:
+            DataError: a generator moved.
+        """
+        seed_here(0)
+        samples = [self._sample(index) for index in chunk.indices.tolist()]
+        if _next_numbers() != self._unmoved:
+            raise DataError(
+                f"the samples of {type(self._dataset).__name__} draw random numbers, though Samples(random=False) says that they do not; "
+                "leave that out, so that each is seeded"
+            )
+        return samples
+
+    @cached_property
+    def _unmoved(self) -> tuple[float, float, float]:
+        """What the generators give next where nothing was drawn since they were seeded."""
+        with preserved_rng():
+            seed_here(0)
+            return _next_numbers()
+
+    def _sample(self, index: int) -> Any:
         try:
             return self._dataset[index]
         except Exception as error:
             error.add_note(f"raised by sample {index} of {type(self._dataset).__name__}")
             raise
+
+
+def _next_numbers() -> tuple[float, float, float]:
+    return random.random(), np.random.random(), torch.rand((), dtype=torch.float64).item()

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from copy import copy, deepcopy
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -18,12 +19,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from treadle.core.errors import DataError
-from treadle.core.structure import leaves, map_leaves
 from treadle.data import fetch
+from treadle.data.ahead import SideStream, one_ahead
 from treadle.data.batch import Batch, to_device
+from treadle.data.memory import InMemory, goes_to
 from treadle.data.order import Order, Reader
-from treadle.data.sources import Source, Workers, resolve
-from treadle.data.stream import Mark, Stream, at_hand, batched, can_index, has_state
+from treadle.data.prepare import prepared
+from treadle.data.sources import Workers, resolve
+from treadle.data.stream import Mark, Stream, at_hand, batched, can_index, has_state, listed
 from treadle.system.seed import preserved_rng
 from treadle.system.signals import deaf_children
 
@@ -67,6 +70,8 @@ class Loader:
         self.source = source = resolve(data, sampler)
         self.batch_size = source.batch_size or batch_size
         self.micro_batch = micro_batch
+        # What is prepared is so as a whole, and cut afterwards.
+        self._read_size = None if source.prepare is not None else micro_batch
         self.drop_last = drop_last if source.drop_last is None else source.drop_last
         self.seed, self.device = seed, device
         self._workers = source.workers or Workers(min(8, os.cpu_count() or 1) if workers == "auto" else int(workers))
@@ -76,9 +81,7 @@ class Loader:
         if source.kind == "streamed" and self._workers.count > 1:
             self._workers = Workers(1, self._workers.init, self._workers.context, self._workers.prefetch)
             self.notes.append("an IterableDataset is read by one worker: several would each read all of it")
-        if source.kind == "tensors" and device.type != "cpu" and _fits(source, device, resident):
-            source.data = map_leaves(lambda leaf: leaf.to(device), source.data)
-            source.index = None if source.index is None else source.index.to(device)
+        self._memory = InMemory(source, goes_to(source, device, resident)) if source.kind == "tensors" else None
         if self.epoch_steps == 0:
             raise DataError(f"drop_last leaves no batch: the dataset has {source.length} samples, a batch {self.batch_size}")
 
@@ -115,15 +118,21 @@ class Loader:
             epochs: how many epochs to give; None goes on for ever.
             mark: of the batch that was used last, where the data is a stream.
         """
+        batches = self._moved(self._read(epoch, into, mark))
+        if self.source.prepare is not None:
+            batches = prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
+        if epochs is not None:
+            batches = _up_to(batches, epochs)
         with self._as_found():
-            for batch in self._read(epoch, into, mark):
-                if self.device.type != "cpu":
-                    batch.parts = [to_device(part, self.device) for part in batch.parts]
-                yield batch
-                if batch.ends_epoch and epochs is not None:
-                    epochs -= 1
-                    if epochs == 0:
-                        return
+            yield from batches
+
+    def _moved(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Batches on the device; those of the host go to a GPU one ahead."""
+        if self.device.type == "cpu" or (self._memory is not None and self._memory.devices == {self.device}):
+            return batches
+        if self.device.type == "cuda":
+            return one_ahead(batches, SideStream(self.device))
+        return (replace(batch, parts=[to_device(part, self.device) for part in batch.parts]) for batch in batches)
 
     def peek(self) -> Any:
         """The first micro-batch, read in this process and without moving anything; for checks before the start."""
@@ -133,7 +142,7 @@ class Loader:
         if hasattr(data, "__next__"):  # an iterator is read only once: what was looked at is put back
             ahead = list(islice(data, 1))
             self.source.data, one.source.data = chain(ahead, data), ahead
-        with closing(one.batches(epochs=1)) as batches:
+        with preserved_rng(), closing(one.batches(epochs=1)) as batches:
             return next(batches).parts[0]
 
     @contextmanager
@@ -167,29 +176,42 @@ class Loader:
 
     def _read(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
         kind, source = self.source.kind, self.source
-        if kind == "tensors":
-            return (fetch.from_tensors(source, chunk, self.micro_batch) for chunk in self._chunks(epoch, into))
+        if self._memory is not None:
+            return self._from_memory(self._memory, epoch, into)
+        if kind == "batched" and at_hand(source.data):
+            return listed(source.data, self.micro_batch, into)
         if kind == "batched":
-            batches = batched(source, self.seed, self.micro_batch, epoch, into, mark)
-            return batches if at_hand(source.data) else _isolated(batches)
+            return _isolated(batched(source, self.seed, self.micro_batch, epoch, into, mark))
         if kind == "streamed":
-            stream = Stream(source, self.seed, self.batch_size, self.micro_batch, self.drop_last, epoch, into, mark)
+            stream = Stream(source, self.seed, self.batch_size, self._read_size, self.drop_last, epoch, into, mark)
             return self._with_workers(stream, None) if self._workers.count else _isolated(iter(stream))
-        samples = fetch.Fetch(source, self.seed, self.micro_batch)
+        samples = fetch.Fetch(source, self.seed, self._read_size)
         chunks = self._chunks(epoch, into)
         return self._with_workers(samples, chunks) if self._workers.count else _isolated(samples[chunk] for chunk in chunks)
 
-    def _chunks(self, epoch: int, into: int) -> Iterator[fetch.Chunk]:
-        """Which samples make which batch: everything there is to know about order."""
+    def _places(self, epoch: int, into: int) -> Iterator[tuple[int, int, int, bool]]:
+        """Where each batch stands: epoch, first position, samples, and whether it is the epoch's last."""
         size = self.epoch_size
-        assert size is not None and self.source.length is not None
-        reader = Reader(self.source.order, self.seed, self.source.length)
+        assert size is not None
         while True:
-            while into < size:
-                count = min(self.batch_size, size - into)
-                yield fetch.Chunk(epoch, into, reader.read(epoch, into, count), into + count == size)
-                into += count
+            for start in range(into, size, self.batch_size):
+                count = min(self.batch_size, size - start)
+                yield epoch, start, count, start + count == size
             epoch, into = epoch + 1, 0
+
+    def _from_memory(self, memory: InMemory, epoch: int, into: int) -> Iterator[Batch]:
+        reader = self._reader()
+        for now, start, count, last in self._places(epoch, into):
+            yield memory.batch(reader, now, start, count, self._read_size, last)
+
+    def _chunks(self, epoch: int, into: int) -> Iterator[fetch.Chunk]:
+        reader = self._reader()
+        for now, start, count, last in self._places(epoch, into):
+            yield fetch.Chunk(now, start, reader.read(now, start, count), last)
+
+    def _reader(self) -> Reader:
+        assert self.source.length is not None
+        return Reader(self.source.order, self.seed, self.source.length)
 
     def _with_workers(self, dataset: Any, chunks: Iterator[fetch.Chunk] | None) -> Iterator[Batch]:
         workers = self._workers
@@ -202,6 +224,7 @@ class Loader:
             worker_init_fn=Start(workers.init),
             multiprocessing_context=workers.context,
             prefetch_factor=workers.prefetch,
+            pin_memory=self.device.type == "cuda",
             # Its own generator, so that nothing is drawn from the run's.
             generator=torch.Generator().manual_seed(self.seed),
         )
@@ -241,10 +264,9 @@ def _isolated(batches: Iterator[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def _fits(source: Source, device: torch.device, resident: str | bool) -> bool:
-    if isinstance(resident, bool):
-        return resident
-    if device.type != "cuda":
-        return False
-    free: int = torch.cuda.mem_get_info(device)[0]
-    return bool(sum(leaf.nbytes for leaf in leaves(source.data)) * 4 <= free)
+def _up_to(batches: Iterator[Batch], epochs: int) -> Iterator[Batch]:
+    for batch in batches:
+        yield batch
+        epochs -= batch.ends_epoch
+        if epochs == 0:
+            return

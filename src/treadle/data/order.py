@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from treadle.core.errors import DataError
-from treadle.core.mix import GOLDEN, MUL1, MUL2, mix
+from treadle.core.mix import GOLDEN, MASK, MUL1, MUL2, mix
 
 Indices = NDArray[np.int64]
 ROUNDS = 8
@@ -62,8 +62,8 @@ class Shuffle:
     def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
         """See `Order.indices`."""
         if length <= BLOCK:
-            hashed = _hashed(np.arange(length), mix(seed, epoch, ROUNDS, length))
-            return np.argsort(hashed, kind="stable").astype(np.int64)[positions]
+            keys_of = hashed(np.arange(length), mix(seed, epoch, ROUNDS, length))
+            return np.argsort(keys_of, kind="stable").astype(np.int64)[positions]
         rows = math.isqrt(length - 1) + 1
         columns = -(-length // rows)
         keys = [mix(seed, epoch, number, length) for number in range(ROUNDS)]
@@ -78,7 +78,7 @@ class Replacement:
 
     def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
         """See `Order.indices`."""
-        return (_hashed(positions, mix(seed, epoch, 1)) % np.uint64(length)).astype(np.int64)
+        return (hashed(positions, mix(seed, epoch, 1)) % np.uint64(length)).astype(np.int64)
 
 
 class Weighted:
@@ -105,7 +105,7 @@ class Weighted:
         """See `Order.indices`."""
         if len(self._upto) != length:
             raise DataError(f"{len(self._upto)} weights were given for {length} samples; give one a sample")
-        share = (_hashed(positions, mix(seed, epoch, 2)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        share = (hashed(positions, mix(seed, epoch, 2)) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         found: Indices = np.searchsorted(self._upto, share * self._upto[-1], side="right").astype(np.int64)
         return found
 
@@ -125,7 +125,10 @@ class Reader:
     def __init__(self, order: Order, seed: int, length: int) -> None:
         self._order, self._seed, self._length = order, seed, length
         self._epoch, self._start = -1, 0
-        self._block: Indices = np.empty(0, dtype=np.int64)
+        self.block: Indices = np.empty(0, dtype=np.int64)
+        """What was read ahead; another object for another block."""
+        self.offset = 0
+        """Where in the block the last answer began."""
 
     def read(self, epoch: int, start: int, count: int) -> Indices:
         """The samples at positions ``start`` to ``start + count - 1`` of an epoch.
@@ -134,18 +137,19 @@ class Reader:
             DataError: an own order gave something else than one index in range for each position.
         """
         offset = start - self._start
-        if epoch != self._epoch or offset < 0 or offset + count > len(self._block):
+        if epoch != self._epoch or offset < 0 or offset + count > len(self.block):
             stop = min(self._length, start + max(BLOCK, count))
             block = self._order.indices(self._seed, epoch, np.arange(start, stop, dtype=np.int64), self._length)
-            self._epoch, self._start, self._block, offset = epoch, start, self._checked(block, stop - start), 0
-        return self._block[offset : offset + count]
+            self._epoch, self._start, self.block, offset = epoch, start, self._checked(block, stop - start), 0
+        self.offset = offset
+        return self.block[offset : offset + count]
 
     def _checked(self, block: Indices, count: int) -> Indices:
         block = np.asarray(block)
         if block.shape != (count,) or block.dtype.kind not in "iu" or (count and (block.min() < 0 or block.max() >= self._length)):
             name = type(self._order).__name__
             raise DataError(f"the order {name} must give {count} indices in 0..{self._length - 1}, one for each position")
-        return block.astype(np.int64, copy=False)
+        return np.require(block, np.int64, "W")
 
 
 def _feistel(x: NDArray[np.uint64], rows: int, columns: int, keys: list[int]) -> NDArray[np.uint64]:
@@ -153,15 +157,27 @@ def _feistel(x: NDArray[np.uint64], rows: int, columns: int, keys: list[int]) ->
     a, b = x // np.uint64(columns), x % np.uint64(columns)
     for number, key in enumerate(keys):
         if number % 2:
-            b = (b + _hashed(a, key) % np.uint64(columns)) % np.uint64(columns)
+            b = (b + hashed(a, key) % np.uint64(columns)) % np.uint64(columns)
         else:
-            a = (a + _hashed(b, key) % np.uint64(rows)) % np.uint64(rows)
+            a = (a + hashed(b, key) % np.uint64(rows)) % np.uint64(rows)
     return a * np.uint64(columns) + b
 
 
-def _hashed(x: NDArray[np.integer], key: int) -> NDArray[np.uint64]:
-    """SplitMix64's output function on a whole array, see `treadle.core.mix`."""
-    z = x.astype(np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
+def mixed(numbers: Indices, before: tuple[int, ...], after: int) -> list[int]:
+    """``mix(*before, number, after)`` for each of many numbers, at the price of a few.
+
+    Example:
+        >>> mixed(np.arange(2), (7, 0), 11) == [mix(7, 0, 0, 11), mix(7, 0, 1, 11)]
+        True
+    """
+    states = hashed(numbers, (mix(*before) + GOLDEN) & MASK) + np.uint64(GOLDEN)
+    found: list[int] = hashed(np.array(after), states).tolist()
+    return found
+
+
+def hashed(x: NDArray[np.integer], key: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output function on a whole array, see `treadle.core.mix`; an array of keys is broadcast against it."""
+    z = x.astype(np.uint64) * np.uint64(GOLDEN) + (np.uint64(key) if isinstance(key, int) else key)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(MUL1)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(MUL2)
     return z ^ (z >> np.uint64(31))

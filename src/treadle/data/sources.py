@@ -45,6 +45,11 @@ class Samples:
         sampler: "shuffle", "sequential", "replacement", `treadle.data.Weighted`, or any `Order`; config.data.sampler
             unless told.
         collate: a list of samples -> a batch; torch's ``default_collate`` unless told.
+        prepare: ``prepare(batch) -> batch`` for a whole batch on the training device, such as `treadle.data.Images`; in training,
+            evaluation and prediction alike. Where it has a parameter ``draw``, it is given random numbers for each sample,
+            see `treadle.data.prepare.Draw`.
+        random: whether a sample may draw random numbers where it is made, so that the generators are seeded for each; that takes
+            10 us a sample. False where it does not: then they are not, and a draw is an error.
 
     Example:
         >>> Samples([(1.0, 0), (2.0, 1)], sampler="sequential").sampler
@@ -54,6 +59,8 @@ class Samples:
     dataset: Any
     sampler: str | Order | None = None
     collate: Collate | None = None
+    prepare: Callable[..., Any] | None = None
+    random: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class Source:
     drop_last: bool | None = None
     workers: Workers | None = None
     index: torch.Tensor | None = None
+    prepare: Callable[..., Any] | None = None
+    random: bool = True
     notes: list[str] = field(default_factory=list)
 
 
@@ -117,17 +126,19 @@ def resolve(data: Any, sampler: str | Order) -> Source:
         data = Samples(data)
     order = _order(data.sampler if data.sampler is not None else sampler)
     dataset, collate = data.dataset, data.collate or default_collate
+    if not (data.prepare is None or callable(data.prepare)):
+        raise DataError(f"prepare must be a function of a batch, such as treadle.data.Images(...), got {data.prepare!r}")
     if isinstance(dataset, IterableDataset):
         if data.sampler is not None:
             raise DataError(f"the IterableDataset {type(dataset).__name__} has an order of its own, so it takes no sampler")
-        return Source("streamed", dataset, order, collate)
+        return Source("streamed", dataset, order, collate, prepare=data.prepare)
     tensors = _tensors(dataset)
     if tensors is not None and data.collate is None:
-        return replace(tensors, order=order)
+        return replace(tensors, order=order, prepare=data.prepare)
     if tensors is not None and isinstance(dataset, (tuple, Mapping)):
         dataset = _Rows(tensors.data, tensors.length or 0)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return Source("indexed", dataset, order, collate, length=_counted(dataset))
+        return Source("indexed", dataset, order, collate, length=_counted(dataset), prepare=data.prepare, random=data.random)
     hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(dataset, "__iter__") else ""
     raise DataError(
         f"{type(dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "

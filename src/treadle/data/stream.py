@@ -7,7 +7,7 @@ without is read again from the beginning of the epoch.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from treadle.core.errors import DataError
 from treadle.core.mix import mix
-from treadle.data.batch import Batch, as_tensors, copied, count_samples, split
+from treadle.data.batch import Batch, copied, ready
 from treadle.data.fetch import COLLATE, collated
 from treadle.data.sources import Source
 from treadle.system.seed import seed_here
@@ -147,15 +147,22 @@ def batched(source: Source, seed: int, micro_batch: int | None, epoch: int, into
         given = False
         for (item, after), last in _with_last((copied(item) if reuses else item, one.mark()) for item in one):
             given = True
-            item = as_tensors(item)
-            parts, counts = split(item, count_samples(item), micro_batch)
-            yield Batch(parts, counts, 1, last, mark=one.mark() if last else after)
+            yield Batch(*ready(item, micro_batch), 1, last, mark=one.mark() if last else after)
         if not given and not _may_be_empty(into, mark):
             raise DataError(
                 f"treadle.Batches gave nothing in epoch {epoch + 1}: "
                 "its iterable is empty, or an iterator, which can be read only once; give a list, or a function that returns a new one"
             )
         epoch, into, mark = epoch + given, 0, None
+
+
+def listed(data: Sequence[Any], micro_batch: int | None, into: int) -> Iterator[Batch]:
+    """Batches that lie ready in a list, from a position on: nothing is read, drawn or copied."""
+    count = len(data)
+    while True:
+        for position in range(into, count):
+            yield Batch(*ready(data[position], micro_batch), 1, position == count - 1)
+        into = 0
 
 
 class _Listed:
@@ -166,8 +173,7 @@ class _Listed:
 
     def __iter__(self) -> Iterator[Any]:
         for position in self._positions:
-            if not at_hand(self._data):
-                seed_here(mix(self._seed, self._epoch, position, BATCH))
+            seed_here(mix(self._seed, self._epoch, position, BATCH))
             yield self._data[position]
 
     def mark(self) -> None:

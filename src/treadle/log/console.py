@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from treadle.core.when import Progress
 from treadle.log.pace import TICK_S
+from treadle.log.waiting import Waiting
 from treadle.log.words import cells, facts, head, heads, in_order, is_shown, least, place, shown
 from treadle.log.writer import Row
 
@@ -37,12 +38,14 @@ class Console:
         self._known: list[str] = []  # the columns, with those that did not fit
         self._warned: set[str] = set()
         self._spoke = time.monotonic()
+        self._waiting = Waiting()
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin; what was shown before is not shown again."""
 
     def write(self, row: Row) -> None:
         """Show the row of an epoch or an evaluation as a line of the table."""
+        self._waiting.add(row)
         if self._style == "quiet" or not is_shown(row):
             return
         values = shown(row)
@@ -56,6 +59,8 @@ class Console:
                 self._columns = columns
                 self._print(_line(heads(columns), columns), "bold")
         self._print(_line(cells(row, values, self._columns), self._columns))
+        if line := self._waiting.first_line():
+            self.say(line)
 
     def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None, doing: str) -> None:
         """Move the bar.
@@ -95,7 +100,9 @@ class Console:
         self._print(text, "yellow" if warns else None)
 
     def close(self) -> None:
-        """End; leave the bar where it is."""
+        """End; leave the bar where it is, and say what the run waited for."""
+        if line := self._waiting.line():
+            self.say(line)
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

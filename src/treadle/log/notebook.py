@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.when import Progress
+from treadle.log.waiting import Waiting
 from treadle.log.words import cells, facts, heads, in_order, is_shown, place, shown
 from treadle.log.writer import Row
 
@@ -46,6 +47,7 @@ class Notebook:
         self._lines: list[str] = []
         self._rows: list[tuple[Row, dict[str, float]]] = []
         self._place, self._done, self._facts = "", 0.0, ""
+        self._waiting = Waiting()
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin, with the table of a run that goes on."""
@@ -55,9 +57,12 @@ class Notebook:
 
     def write(self, row: Row) -> None:
         """Show the row of an epoch or an evaluation as a line of the table."""
+        self._waiting.add(row)
         if is_shown(row):
             self._rows.append((row, shown(row)))
             self._draw_table()
+            if line := self._waiting.first_line():
+                self.say(line)
 
     def tick(self, progress: Progress, loss: float, rate: float | None, left: float | None, doing: str) -> None:
         """Move the bar; see `treadle.log.console.Console.tick`."""
@@ -71,7 +76,9 @@ class Notebook:
             self._draw_head()
 
     def close(self) -> None:
-        """End; what was shown stays."""
+        """End; what was shown stays, and what the run waited for is said."""
+        if line := self._waiting.line():
+            self.say(line)
 
     def _draw_head(self) -> None:
         page = [f"<div{_WARNING if line.startswith('warning') else ''}>{escape(line)}</div>" for line in self._lines]

@@ -110,6 +110,15 @@ class Means:
         means, self._epoch = _divided(self._epoch), {}
         return means
 
+    def kept(self) -> Any:
+        """How both spans are, without a fetch, for `put_back`."""
+        spans = ({name: list(total) for name, total in sums.items()} for sums in (self._window, self._epoch))
+        return list(self._waiting), list(self._doubts), *spans
+
+    def put_back(self, kept: Any) -> None:
+        """Forget what was added since `kept` gave this."""
+        self._waiting, self._doubts, self._window, self._epoch = kept
+
     def state_dict(self) -> dict[str, Any]:
         """Both spans, for a checkpoint."""
         self.fetch()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from copy import copy
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -40,7 +41,8 @@ def measure(loader: Loader | None, progress: Any, waited_s: float, now: Callable
         return data
     here = copy(loader)
     here._workers = Workers(0)
-    here.device = type(loader.device)("cpu")  # the copy to the device is a phase of its own
+    # Copying and preparing are phases of their own.
+    here.device, here.source = type(loader.device)("cpu"), replace(loader.source, prepare=None)
     took: list[float] = []
     with closing(here.batches(progress.epochs, progress.into_epoch)) as batches:
         began = start = now()

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-WAIT, TRANSFER, FORWARD, BACKWARD, OPTIMIZER = "waiting for data", "host to device", "forward", "backward", "optimizer"
+WAIT, TRANSFER, PREPARING = "waiting for data", "host to device", "preparing batches"
+FORWARD, BACKWARD, OPTIMIZER = "forward", "backward", "optimizer"
 METRICS, LOGGING, EVALUATION, CHECKPOINT, HANDLERS, OTHER = "metrics", "logging", "evaluation", "checkpoint", "handlers", "other"
 PHASES = {
     WAIT: "the loop stands still until the next batch is there",
     TRANSFER: "batches are copied to the device",
+    PREPARING: "the data's own prepare function, on the device",
     FORWARD: "the body of the step outside of all others: model, loss, and what else stands there",
     BACKWARD: "step.backward",
     OPTIMIZER: "step.update: unscale, clip, check, step, zero_grad",

@@ -41,6 +41,7 @@ class Profiler:
         self._times = times or Times(run.device)
         self._facts: dict[str, Any] = {}
         self._loader: Loader | None = None
+        self._number = 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -60,9 +61,10 @@ class Profiler:
         self._loader = loader
 
     def _turn(self) -> None:
-        """The body of a step is about to begin."""
-        if not self._windows:
+        """The body of a step is about to begin; one that is begun again with smaller parts is the same."""
+        if not self._windows or self._run.step.number == self._number:
             return
+        self._number = self._run.step.number
         if self._left == 0:
             self._facts |= self._windows.pop(0).close()
             if not self._windows:

@@ -13,9 +13,11 @@ from unittest.mock import patch
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import Tracked
 from treadle.core.events import Events
-from treadle.data import loader
+from treadle.data import ahead, loader
+from treadle.data.ahead import SideStream
 from treadle.data.batch import Batch, to_device
 from treadle.data.loader import Loader
+from treadle.data.prepare import prepared
 from treadle.log.log import Log
 from treadle.metrics.group import Group
 from treadle.profile.phases import (
@@ -28,6 +30,7 @@ from treadle.profile.phases import (
     METRICS,
     OPTIMIZER,
     OTHER,
+    PREPARING,
     TRANSFER,
     WAIT,
     Clock,
@@ -37,6 +40,8 @@ from treadle.step.step import Step
 SEAMS: tuple[tuple[Any, str, str], ...] = (
     (Step, "backward", BACKWARD),
     (Step, "update", OPTIMIZER),
+    (SideStream, "begin", TRANSFER),
+    (SideStream, "finish", TRANSFER),
     (Group, "update", METRICS),
     (Group, "compute", METRICS),
     (Log, "add", LOGGING),
@@ -75,7 +80,9 @@ def seams(clock: Clock, run: Any, turn: Callable[[], object], loaded: Callable[[
             put(home, name, timed(getattr(home, name), f"{home.__name__}.{name}", phase, clock, calls))
         failures = run._loop._failures  # what it remembers of the moment before the body is no part of the body
         put(failures, "mark", timed(failures.mark, "mark", OTHER, clock, calls))
-        put(loader, "to_device", timed(to_device, "to_device", TRANSFER, clock, calls))
+        for module in (ahead, loader):
+            put(module, "to_device", timed(to_device, "to_device", TRANSFER, clock, calls))
+        put(loader, "prepared", lambda batches, prepare, *more: prepared(batches, timed(prepare, "prepare", PREPARING, clock, calls), *more))
         put(Loader, "batches", _waited(Loader.batches, clock, loaded))
         put(Step, "begin", _begun(Step.begin, clock, run, turn))
         put(Step, "finish", _finished(Step.finish, clock, run))

@@ -13,6 +13,7 @@ from treadle.profile.verdict import Verdict
 COLOURS = {
     "waiting for data": "#D55E00",
     "host to device": "#E69F00",
+    "preparing batches": "#332288",
     "forward": "#0072B2",
     "backward": "#56B4E9",
     "optimizer": "#009E73",

@@ -16,6 +16,7 @@ from treadle.profile.phases import (
     METRICS,
     OPTIMIZER,
     OTHER,
+    PREPARING,
     TRANSFER,
     WAIT,
 )
@@ -134,6 +135,10 @@ def _transfer(measured: Measured) -> Iterator[str]:
     if measured.data.kind == "tensors":
         yield "the data is in memory: machine.resident=true keeps it on the device"
     yield "send less: uint8 in place of float32 is a quarter, and the device can convert it"
+
+
+def _preparing(measured: Measured) -> Iterator[str]:
+    yield "prepare is called for each batch, on the device of the training: do once what is the same each time"
 
 
 # --- side matters ---
@@ -280,6 +285,7 @@ _LAUNCHING = _Matter(
 _MATTERS = (
     _Matter("data-bound", (WAIT,), _why_data, _data),
     _Matter("transfer-bound", (TRANSFER,), _of(TRANSFER, what="copies batches to the device"), _transfer),
+    _Matter("preparation-bound", (PREPARING,), _of(PREPARING, what="prepares batches"), _preparing),
     _Matter("optimizer-bound", (OPTIMIZER,), _of(OPTIMIZER, what="is the optimizer"), _optimizer),
     _Matter("metrics-bound", (METRICS,), _of(METRICS, what="is metrics of the training outputs"), _metrics),
     _Matter("logging-bound", (LOGGING,), _of(LOGGING, what="is logging"), _logging),

@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -22,8 +23,6 @@ _RELEVANT = re.compile(
     r"(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|OMP|GOMP|KMP|MKL|OPENBLAS|BLIS|VECLIB|NUMEXPR|TORCH|PYTORCH|TORCHINDUCTOR|TRITON|HIP|ROCR|HSA|XLA|"
     r"PYTHON|ATEN|HF|TRANSFORMERS|TOKENIZERS|SLURM|TREADLE)\w*|LD_PRELOAD|LD_LIBRARY_PATH|MALLOC_\w+|LANG|LC_ALL|TZ|OAR_JOB_ID|PBS_JOBID|LSB_JOBID"
 )
-_MODULE = re.compile(r"(\w+(?:/\w+)*)(?:\.[\w-]+)?\.(?:py|so|pyd)(?:,|$)")
-"""A line of a distribution's list of files that is a module."""
 _NOT_OURS = re.compile(r"TREADLE_STAGE|SLURM_\w*(?:CONF|KEY|COOKIE|TMPDIR)\w*")
 
 
@@ -53,18 +52,12 @@ def environment(device: torch.device) -> dict[str, Any]:
 @cache
 def packages() -> dict[str, str]:
     """Every installed distribution, with its version."""
-    found: dict[str, str] = {}
-    for distribution in metadata.distributions():
-        with suppress(Exception):  # one that is half removed
-            name, version = _named(distribution)
-            found.setdefault(name, version)
-    return dict(sorted(found.items()))
+    return {name: version for name, (version, _) in _installed().items()}
 
 
 def imported() -> list[str]:
     """The distributions that something is imported from, by their names in `packages`."""
-    modules = {name for name in sys.modules if _is_installed(name)} - sys.stdlib_module_names
-    return sorted(name for name in packages() if _is_module(name.replace("-", "_")) or not modules.isdisjoint(_modules_of(name)))
+    return sorted(_owners(frozenset(_outermost())))
 
 
 def _is_relevant(name: str) -> bool:
@@ -80,36 +73,44 @@ def _named(distribution: metadata.Distribution) -> tuple[str, str]:
 
 
 @cache
-def _modules_of(name: str) -> frozenset[str]:
-    """The modules and packages that a distribution brings, by their dotted names, without those below others.
+def _installed() -> dict[str, tuple[str, metadata.Distribution]]:
+    """Version and files of every installed distribution, by name; of several by one name the first on the path counts."""
+    found: dict[str, tuple[str, metadata.Distribution]] = {}
+    for distribution in metadata.distributions():
+        with suppress(Exception):  # one that is half removed
+            name, version = _named(distribution)
+            found.setdefault(name, (version, distribution))
+    return dict(sorted(found.items()))
 
+
+def _outermost() -> Iterator[tuple[str, str]]:
+    """What is imported and in no other package: names, and files as lists of files have them.
+
+    The user's own, which may be installed as a link, is known by its name alone.
     Several distributions may have parts in one folder without an ``__init__.py``, such as `google`: that is the module of none.
     """
+    files = {name: file for name, module in list(sys.modules.items()) if isinstance(file := getattr(module, "__file__", None), str)}
+    for name in files.keys() - sys.stdlib_module_names:
+        if not any(name[:dot] in files for dot, letter in enumerate(name) if letter == "."):
+            parts = Path(files[name]).parts
+            length = 1 + name.count(".") + parts[-1].startswith("__init__.")
+            yield name, "" if is_users(files[name]) else "/".join(parts[-length:])
+
+
+@cache
+def _owners(modules: frozenset[tuple[str, str]]) -> frozenset[str]:
+    """The distributions that bring one of some modules. Lists of files are long, and from run to run it is the same modules."""
+    names, files = {name for name, _ in modules}, {file for _, file in modules}
+    found = (name for name, (_, files_of) in _installed().items() if name.replace("-", "_") in names or _brings(files_of, names, files))
+    return frozenset(found)
+
+
+def _brings(distribution: metadata.Distribution, names: set[str], files: set[str]) -> bool:
     with suppress(Exception):
-        distribution = metadata.distribution(name)
-        lines = (distribution.read_text("RECORD") or "").splitlines()
-        if not lines:
-            return frozenset((distribution.read_text("top_level.txt") or "").split())
-        files = [match[1] for line in lines if (match := _MODULE.match(line))]
-        packages = {file.removesuffix("/__init__") for file in files if file.endswith("/__init__")}
-        return frozenset(_highest(file, packages).replace("/", ".") for file in files)
-    return frozenset()
-
-
-def _highest(file: str, packages: set[str]) -> str:
-    """The outermost package around a module; itself where there is none."""
-    parts = file.split("/")
-    return next((above for count in range(1, len(parts)) if (above := "/".join(parts[:count])) in packages), file)
-
-
-def _is_module(name: str) -> bool:
-    """Whether it is imported, and more than a folder."""
-    return bool(getattr(sys.modules.get(name), "__file__", None))
-
-
-def _is_installed(name: str) -> bool:
-    file = getattr(sys.modules.get(name), "__file__", None)
-    return isinstance(file, str) and not is_users(file)
+        if record := distribution.read_text("RECORD"):
+            return not files.isdisjoint(line.partition(",")[0] for line in record.splitlines())
+        return not names.isdisjoint((distribution.read_text("top_level.txt") or "").split())
+    return False
 
 
 def _processor() -> str:

@@ -7,17 +7,27 @@ more seldom, all of them are looked at, and those that moved are remembered from
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
 from treadle.step.buffers import Buffers
-from treadle.system.seed import generators
+from treadle.system.seed import generators, set_rng_state
 
 States = dict[str, Any]
+
+
+class Stateful(Protocol):
+    """What can say how it is, and be put back."""
+
+    def state_dict(self) -> Any:
+        """How it is."""
+
+    def load_state_dict(self, state: Any, /) -> Any:
+        """Make it so again."""
 
 
 class Before:
@@ -25,34 +35,39 @@ class Before:
 
     def __init__(self) -> None:
         self._generators = generators()
-        self._own: Mapping[str, Callable[[], Any]] = {}
+        self._own: Mapping[str, Stateful] = {}
         self._own_states: States = {}
         self._states: States = {}
         self._moving: list[str] = []
         self._buffers = Buffers()
         self._steps, self._next = 0, 0
         self._is_fresh = False  # whether all of them were looked at when this step began
+        self._always = False  # whether they are at each step
 
-    def watch(self, models: Iterable[tuple[str, nn.Module]], own: Mapping[str, Callable[[], Any]]) -> None:
+    def watch(self, models: Iterable[tuple[str, nn.Module]], own: Mapping[str, Stateful]) -> None:
         """Know what to remember.
 
         Args:
             models: those of the run, by name.
-            own: random generators that the run tracks: by name, what gives the state of each.
+            own: random generators that the run tracks, by name.
         """
         self._own = own
         self._buffers.watch(models)
 
+    def look_always(self) -> None:
+        """From here on look at every generator at each step: every step may have to be made again."""
+        self._always = True
+
     def mark(self) -> None:
         """A step begins: remember how things are. Costs next to nothing where nothing moves."""
-        self._is_fresh = self._steps == self._next
+        self._is_fresh = self._always or self._steps == self._next
         if self._is_fresh:
             self._look()
         self._steps += 1
         for name in self._moving:
             self._states[name] = self._generators[name]()
         if self._own:
-            self._own_states = {name: get() for name, get in self._own.items()}
+            self._own_states = {name: item.state_dict() for name, item in self._own.items()}
         self._buffers.mark(look=self._is_fresh)
 
     def generators(self) -> States:
@@ -77,6 +92,12 @@ class Before:
     def put_back(self) -> None:
         """Put the buffers back."""
         self._buffers.put_back()
+
+    def put_back_generators(self) -> None:
+        """Put the generators back, those of the run too."""
+        set_rng_state(self.generators())
+        for name, item in self._own.items():
+            item.load_state_dict(self._own_states[name])
 
     def _look(self) -> None:
         """See which generators moved since the last time."""

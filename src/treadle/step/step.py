@@ -44,6 +44,7 @@ class Step:
         values: this step's value of every schedule, by name.
         updates: how many optimizers have moved in this step.
         scaler: the loss scaler of fp16; None in any other number format.
+        has_moved: whether an optimizer has moved in this step, or was about to.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Step:
         self._explicit = False  # whether an objective named its own counts
         self._refused = False  # whether something in it was not finite, so that it moves nothing
         self._left_out = False  # whether that was so in any window of the step
+        self.has_moved = False
         self._finiteness, self._roots = Finiteness(), Roots()
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
@@ -90,7 +92,7 @@ class Step:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
         self._parts, self._counts, self.samples = batch.parts, batch.counts, sum(batch.counts)
-        self._part = self.updates = 0
+        self._part, self.updates, self.has_moved = 0, 0, False
         self._logged.clear()
         self._grads, self._norm, self._left_out = [], None, False
         self._open_window()
@@ -190,6 +192,7 @@ class Step:
                 return self._leave_out(known)
         if clip is not None:
             clip_gradients(params, self._norm, clip)  # type: ignore[arg-type]
+        self.has_moved = True
         if self.values:
             self._set_values(optimizer)
         if self.scaler is not None:
@@ -286,6 +289,11 @@ class Step:
     def counts(self) -> Sequence[int]:
         """Samples in each micro-batch."""
         return self._counts
+
+    @property
+    def reached(self) -> int:
+        """Samples in the micro-batches up to the current one."""
+        return sum(self._counts[: self._part + 1])
 
     @property
     def refused(self) -> bool:
