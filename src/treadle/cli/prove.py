@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from treadle.cli.program import add_program_arguments, at_least, program_words
 from treadle.core.errors import UsageError
 from treadle.log.tables import print_json
 
@@ -19,16 +19,13 @@ _SMALLEST = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the verb takes."""
-    parser.usage = "treadle prove FILE[:function] [key=value ...] [options]\n       treadle prove [options] -- python my_loop.py [arguments]"
-    parser.add_argument("target", metavar="FILE[:function]", nargs="?", help="an experiment, as for treadle train; or give a whole command after --")
-    parser.add_argument("--config", metavar="FILE", action="append", default=[], help="YAML file of values; of several, the last wins")
-    parser.add_argument("--steps", type=_at_least(_SMALLEST), default=30, help="steps after which each run is stopped; default %(default)s")
-    parser.add_argument("--kills", type=_at_least(0), default=5, help="how often the program is killed; default %(default)s")
+    add_program_arguments(parser, "prove")
+    parser.add_argument("--steps", type=at_least(_SMALLEST), default=30, help="steps after which each run is stopped; default %(default)s")
+    parser.add_argument("--kills", type=at_least(0), default=5, help="how often the program is killed; default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="what the places of the kills are drawn from; default %(default)s")
     parser.add_argument("--keep", metavar="DIR", help="a new folder for everything that the runs leave; else it is removed at the end")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="longest time for one process; for ever unless told")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.set_defaults(takes_values=True, takes_command=True, command=[])
     parser.epilog = "exit code 0: proved; 1: not; each process is the whole program, so what it writes outside of its run folder, it writes each time"
 
 
@@ -38,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     from treadle.proof.prove import Prover
     from treadle.proof.verdict import as_json, verdict
 
-    command = _command(options)
+    command = program_words("prove", options)
     if command is None:
         return 2
     with ended_by_signals(), _folder(options.keep) as folder, _told() as told:
@@ -55,22 +52,6 @@ def run(options: argparse.Namespace) -> int:
         if options.keep:
             print(f"\nwhat the runs left: {options.keep}")
     return 0 if proof.proved else 1
-
-
-def _command(options: argparse.Namespace) -> list[str] | None:
-    """The words that start the program; None, and a message, where the command line has none or two."""
-    if bool(options.target) == bool(options.command) or (options.command and (options.overrides or options.config)):
-        given = "both" if options.target and options.command else "values without a file" if options.overrides or options.config else "neither"
-        print(f"treadle prove: give a file with its values, or a command after --; got {given}\n  more: treadle prove --help", file=sys.stderr)
-        return None
-    if options.command:  # the word python means the one that this command runs in
-        program, *arguments = options.command
-        return [sys.executable if program in ("python", "python3") else program, *arguments]
-    file = options.target if Path(options.target).is_file() else options.target.rpartition(":")[0]
-    if not Path(file).is_file():
-        raise UsageError(f"there is no file {options.target!r}")
-    configs = [word for name in options.config for word in ("--config", name)]
-    return [sys.executable, "-m", "treadle", "train", options.target, *options.overrides, *configs]
 
 
 @contextmanager
@@ -110,14 +91,3 @@ def _told() -> Iterator[Any]:
                 bar.update(task, completed=done, total=of)
 
         yield told
-
-
-def _at_least(smallest: int) -> Any:
-    def number(text: str) -> int:
-        value = int(text)
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"must be at least {smallest}, got {value}")
-        return value
-
-    number.__name__ = "whole number"
-    return number

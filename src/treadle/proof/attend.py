@@ -34,6 +34,11 @@ def attend(run: Any, stage: Stage) -> None:
     name = stage.name(run.dir)
     report = Report(stage.report, name)
     report.add("entered")
+    if stage.profile is not None:
+        from treadle.profile.profiler import Profiler
+
+        run._stack.enter_context(Profiler(run, stage.profile, sys.exit).watching())
+        return
     attendant = Attendant(stage, report)
     run.events.on("run_started")(attendant.begin)
     if stage.anomaly:

@@ -58,6 +58,23 @@ class Inspect:
 
 
 @dataclass(frozen=True)
+class Profiled:
+    """How a run is profiled, see `treadle.profile`.
+
+    Args:
+        folder: where the report and the trace are written.
+        steps: steps that are timed.
+        warmup: steps before them.
+        device: where it is computed; None leaves that of the config.
+    """
+
+    folder: str
+    steps: int = 20
+    warmup: int = 3
+    device: str | None = None
+
+
+@dataclass(frozen=True)
 class Stage:
     """What a directed program does otherwise.
 
@@ -74,6 +91,7 @@ class Stage:
         kill: where it ends its own life.
         witness: whether each step is written down in `witness.jsonl` of the run folder.
         inspect: what to write down for a search for causes.
+        profile: how the first run that goes on for long enough is profiled; it ends the process.
         report: a file that says which runs began, where, and what ended them: a JSON object a line.
     """
 
@@ -89,6 +107,7 @@ class Stage:
     kill: Kill | None = None
     witness: bool = False
     inspect: Inspect | None = None
+    profile: Profiled | None = None
     report: str | None = None
 
     def save(self, path: Path) -> None:
@@ -119,7 +138,11 @@ class Stage:
         config = run_config(tree)
         checkpoint = config.checkpoint if self.checkpoint_every is None else replace(config.checkpoint, every=self.checkpoint_every)
         machine = config.machine if self.workers is None else replace(config.machine, workers=self.workers)
-        log = replace(config.log, console="quiet", tensorboard=False)
+        log = replace(config.log, console="quiet")
+        if self.profile is None:
+            log = replace(log, tensorboard=False)
+        elif self.profile.device is not None:
+            machine = replace(machine, device=self.profile.device)
         place = self.place(config.run_dir)
         return with_config(tree, replace(config, run_dir=place, checkpoint=checkpoint, machine=machine, log=log, time_limit=None))
 
@@ -137,6 +160,7 @@ def current_stage() -> Stage | None:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         fields["kill"] = fields.get("kill") and Kill(**fields["kill"])
         fields["inspect"] = fields.get("inspect") and Inspect(**fields["inspect"])
+        fields["profile"] = fields.get("profile") and Profiled(**fields["profile"])
         return Stage(**fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"{VARIABLE} is {path!r}, and that is no stage ({error}); only treadle's own commands set it: unset it") from None
