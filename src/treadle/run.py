@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,8 +38,6 @@ from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
 from treadle.system.wrap import prepare, set_train_mode, unwrapped
-
-T = TypeVar("T")
 
 
 class Run:
@@ -334,12 +332,13 @@ class Run:
         self._loop.evaluated = self._loop.begun and not self._loop.over
         values, loader, loop = accepted(objective, self.step.values), self.evaluation_loader(data), self._loop
         try:
-            return self.fitting(loader, lambda: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
+            found: dict[str, Any] = self.fitting(loader, lambda: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
+            return found
         finally:
             if loop.over:  # no step follows that would move the bar
                 loop.tick()
 
-    def fitting(self, loader: Loader, look: Callable[[], T]) -> T:
+    def fitting(self, loader: Loader, look: Callable[[], Any]) -> Any:
         """Call what reads a loader without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
         halving = self._loop.halving
         while True:
