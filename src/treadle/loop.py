@@ -277,8 +277,8 @@ class Loop:
     def _fire(self, event: str) -> None:
         self.events.fire(event, self._run, self.before, self.after)
         if self.evaluated:  # by one of its handlers
-            self.evaluated = False
             self.events.fire("evaluated", self._run, self.before, self.after)
+            self.evaluated = False  # theirs are told to nobody
 
     # --- checkpoints ---
 

@@ -2,7 +2,7 @@
 
 Around the few operations of an update, `torch.optim` opens a profiler's range, looks for hooks, sorts tensors by device and
 loops over them in Python: about half of a short step. Where nobody asked for any of that, the operations are called alone.
-Everything else (another optimizer, a hook, a profiler, `fused`, a sparse gradient, the first step, which makes the state)
+Everything else (another optimizer, a hook, a profiler, `fused`, bf16 weights, a sparse gradient, the first step, which makes the state)
 goes through the optimizer's own `step`. Of a subclass nothing is known, so it is never taken for its parent.
 """
 
@@ -112,7 +112,7 @@ class Update:
         """All parameters, cut into bundles; none where the state of any is not there yet, or one is not plain memory of the host."""
         found: list[_Bundle] = []
         held, start = set(map(id, params)), 0
-        if not all(param.is_cpu and param.layout is torch.strided and not param.is_complex() for param in params):
+        if not all(param.is_cpu and param.layout is torch.strided and param.dtype in _DTYPES for param in params):
             return []
         for group in groups:
             names, some = _names(group), [param for param in group["params"] if id(param) in held]
@@ -161,6 +161,8 @@ _KERNELS: dict[type[Optimizer], Kernel] = {SGD: _sgd, Adam: _adam, AdamW: _adam}
 _MORE = ("maximize", "amsgrad", "fused", "capturable", "differentiable")
 """Options of a group that the kernels do not know; `foreach` is what they are."""
 _DENSE = {torch.strided}
+_DTYPES = (torch.float32, torch.float64)
+"""Of narrower numbers, lists of tensors and single tensors round differently."""
 _TORCH = Path(torch.__file__).parent
 
 
