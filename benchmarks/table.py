@@ -10,6 +10,7 @@ from harness import RESULTS, table
 
 ROOT = RESULTS.parents[1]
 BEGIN, END = "## What it costs\n", "\n## The tree\n"
+PROFILE = "What your own steps spend their time and memory on: `treadle profile src/main.py` ([how](docs/howto/profile.md))."
 LINKED = "[Every row](benchmarks/results/README.md), with quartiles; `make bench` measures again, `make bench-all` with the peers."
 
 WORKLOADS = {
@@ -81,7 +82,7 @@ def section() -> str:
     lines += [f"| {text} | {ratio(row)} |" for (name, entrant), text in OTHERS.items() if (row := rows(results, name).get(entrant))]
     told = {text: results.get(name, {}).get("figures", {}).get(figure) for (name, figure), text in FIGURES.items()}
     lines += [f"| {text} | {value:.2f} x |" for text, value in told.items() if value is not None]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", PROFILE])
 
 
 def grid(results: Mapping[str, Any]) -> list[str]:
