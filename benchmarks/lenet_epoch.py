@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 import treadle
+from treadle.data import Images
 from treadle.data.order import Shuffle
 from treadle.metrics import Accuracy
 
@@ -122,6 +123,12 @@ def treadle_workers(task: Any) -> Callable[[], Any]:
 
 def everything(task: Task) -> Callable[[], Any]:
     return by_treadle(task, everything=True, metrics={"accuracy": Accuracy()})
+
+
+@BENCH.entrant("treadle, raw uint8 / floor", base="compute floor")
+def raw(task: Any) -> Callable[[], Any]:
+    task.data = treadle.Samples(task.raw, prepare=Images(size=32))
+    return by_treadle(task, everything=False)
 
 
 BENCH.add("treadle, nothing logged", partial(by_treadle, everything=False))
