@@ -86,7 +86,7 @@ def turns(task: str, machine: dict[str, Any], steps: int) -> Iterator[float]:
         )  # fmt: skip
         with treadle.Run(config) as run:
             objective = as_objective(nn.CrossEntropyLoss())
-            model, own = run.placed(build(), optimizer)
+            model, own = run._placed(build(), optimizer)
             run.track(model=model, optimizer=own)
 
             def standard(step: Any, model: Any, optimizer: Any) -> None:

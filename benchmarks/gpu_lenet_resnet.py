@@ -186,7 +186,7 @@ def epochs(run: treadle.Run, build: Callable[[], nn.Module], given: Any, device:
     from treadle.step.objective import as_objective, as_outcome
 
     objective = as_objective(nn.CrossEntropyLoss())
-    model, optimizer = run.placed(build(), SGD)
+    model, optimizer = run._placed(build(), SGD)
     loader = run.loader(given)
     run.track(model=model, optimizer=optimizer)
 
