@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 import treadle
-from treadle.forms import Forms
+from treadle.form.forms import Forms
 from treadle.step.objective import as_objective, as_outcome
 
 FORMS: dict[str, dict[str, Any]] = {"eager": {}, "model": {"compile": True}, "step": {"compile": "step"}, "channels_last": {"channels_last": True}}

@@ -15,6 +15,7 @@ from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import RunLocked, UsageError
 from treadle.core.events import Events, Handler
+from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
 from treadle.data.check import check
@@ -27,7 +28,6 @@ from treadle.loop import Loop
 from treadle.metrics.group import Group
 from treadle.preflight import checked_schedules
 from treadle.provenance.record import Record
-from treadle.result import Result
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
 from treadle.system.compiler import compiled_for_own_loop

@@ -13,18 +13,18 @@ from torch import nn
 from treadle.config.schema import run_config
 from treadle.core.errors import ConfigError, ObjectiveError, UsageError
 from treadle.core.events import Events, Handler
+from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
 from treadle.core.when import Duration
 from treadle.data.batch import copied
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
-from treadle.forms import Forms
+from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
-from treadle.result import Result
 from treadle.run import Run
 from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from treadle.form.trial import fastest
 from treadle.run import Run
 from treadle.step.capture import Captured, CudaGraphs, Recorder, Unrecordable
 from treadle.step.objective import Objective, Outcome
 from treadle.step.step import Step
 from treadle.step.whole import Body, Made, WholeBody, WholeStep, why_not_whole
 from treadle.system.compiler import NotOneGraph, OneGraph, compiled
-from treadle.trial import fastest
 
 NAMES = {"eager": "as it is", "model": "with the model compiled", "step": "as one compiled graph"}
 """What can be asked for, and how it is called."""
