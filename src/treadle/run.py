@@ -121,7 +121,6 @@ class Run:
         self.precision = Precision(machine.precision, self.device)
         self._open_folder()
         self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
-        self.choices, self.generators = self._folder.choices, self._loop.tracked.generators  # what was tried and chosen; those that are tracked
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         self._stack.enter_context(self.precision.products())

@@ -112,7 +112,7 @@ def _as_it_was(optimizer: Optimizer) -> Iterator[None]:
 @contextmanager
 def _as_it_was_tracked(run: Run) -> Iterator[None]:
     """Put back the generators that the run tracks, and the loss scaler."""
-    kept = run.generators()
+    kept = run._loop.tracked.generators()
     own = {name: item.state_dict() for name, item in kept.items()}
     scaler = run.precision.scaler
     scale = None if scaler is None else scaler.state_dict()
