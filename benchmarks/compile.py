@@ -3,7 +3,7 @@
     python benchmarks/compile.py [--rounds 7] [--only 'lenet, channels_last=True'] [--save]
 
 The settings are those of the config. The last half of the steps is timed; compiling, and what "auto" tries, comes before: `start_s` is the
-time of a run, in seconds, beyond that of its steps.
+time of a run, in seconds, beyond that of its steps; torch keeps what it compiled, so only the first round, which is not counted, compiles all.
 """
 
 import time

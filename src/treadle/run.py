@@ -340,21 +340,17 @@ class Run:
 
     def _over(self, data: Any, look: Callable[[Loader], T]) -> T:
         """Call what goes over a dataset without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
-        loader, halving = self._evaluation_loader(data), self._loop.halving
+        if id(data) not in self._evaluation:
+            while len(self._evaluation) >= 8:  # data made anew for each evaluation must not pile up
+                del self._evaluation[next(iter(self._evaluation))]
+            self._evaluation[id(data)] = (data, evaluation_loader(data, self.config, self.device))
+        loader, halving = self._evaluation[id(data)][1], self._loop.halving
         while True:
             try:
                 return look(loader)
             except Exception as error:
                 if halving is None or not halving.shrinks(loader, error):
                     raise
-
-    def _evaluation_loader(self, data: Any) -> Loader:
-        """A dataset in its own order, for evaluation; made once for each dataset."""
-        if id(data) not in self._evaluation:
-            while len(self._evaluation) >= 8:  # data made anew for each evaluation must not pile up
-                del self._evaluation[next(iter(self._evaluation))]
-            self._evaluation[id(data)] = (data, evaluation_loader(data, self.config, self.device))
-        return self._evaluation[id(data)][1]
 
     def stop(self, reason: str) -> None:
         """End the run at the next safe point, saved; the reason is in `Result.status` and in `run.json`."""
