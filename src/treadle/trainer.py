@@ -141,7 +141,7 @@ class Trainer:
             checked = False
             for step in run.steps(self._loader):
                 if not checked:
-                    run.attempt(self._check, run, step)
+                    self._check(run, step)
                     body, model = self._form(run, step)
                     if self.config.machine.micro_batch == "auto":
                         body = partial(run.attempt, body)
@@ -286,8 +286,9 @@ class Trainer:
         values, precision = self._keywords(step), run.precision
         names = {"train/loss", "train/epoch_loss"}
         if not self._own_step:
-            first = next(iter(step))
-            outcome = check_batch(self._model, self.objective, copied(first), self.metrics, precision, values, training=True)
+            outcome = run.attempt(
+                lambda: check_batch(self._model, self.objective, copied(next(iter(step))), self.metrics, precision, values, training=True)
+            )
             check_all_targets(self.objective, self._loader, outcome)
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:
