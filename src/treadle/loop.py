@@ -67,7 +67,7 @@ class Loop:
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
         halves = config.machine.micro_batch == "auto"
-        self.halving = Halving(self.step, self._means, self._failures.before, self.tracked, log.say) if halves else None
+        self.halving = Halving(self.step, self._means, self._failures, self.tracked, log.say) if halves else None
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
         self.begun = self.inside = self.over = self.evaluated = False
@@ -132,7 +132,7 @@ class Loop:
         ends_epoch = after.epochs > before.epochs
         if ends_epoch:
             self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())
-        if self._listeners:
+        if self._listeners or self.evaluated:  # by the body: who wants to know is told at this step
             self._fire("step_finished")
         if ends_epoch:
             self._fire("epoch_finished")

@@ -360,7 +360,7 @@ class Run:
         """Show a line on the console."""
         self._log.say(text)
 
-    def attempt(self, body: Callable[..., object], *args: Any) -> None:
+    def attempt(self, body: Callable[..., Any], *args: Any) -> Any:
         """Call the body of a step. With ``machine.micro_batch="auto"``, one that does not fit into memory is called again, with smaller parts.
 
         An own loop that wants this has its body in a function: ``for step in run.steps(data): run.attempt(body, step)``.
@@ -368,11 +368,13 @@ class Run:
         Args:
             body: called as ``body(*args)``; whatever it does besides the step, it may do more than once.
             args: passed on.
+
+        Returns:
+            what the body returned.
         """
         while True:
             try:
-                body(*args)
-                return
+                return body(*args)
             except Exception as error:
                 if self._loop.halving is None or not self._loop.halving.can(error):
                     raise

@@ -141,7 +141,7 @@ class Trainer:
             checked = False
             for step in run.steps(self._loader):
                 if not checked:
-                    run.attempt(self._check, run, step)
+                    self._check(run, step)
                     body, model = self._form(run, step)
                     if self.config.machine.micro_batch == "auto":
                         body = partial(run.attempt, body)
@@ -285,7 +285,7 @@ class Trainer:
         """The first batch of each kind goes through everything once, before anything is updated."""
         names = {"train/loss", "train/epoch_loss"}
         if not self._own_step:
-            outcome = self._checked(run, self._loader, copied(next(iter(step))), training=True)
+            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:
             outcome = run._over(self.valid, lambda reader: self._checked(run, reader, reader.peek(), training=False))

@@ -210,6 +210,8 @@ def check_loss(loss: torch.Tensor, trains: bool) -> None:
         raise ObjectiveError(f"the loss must be a tensor of one number, got {loss!r}")
     if loss.numel() != 1:
         raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
+    if loss.is_complex():
+        raise ObjectiveError("the loss is a complex number, which has no smallest; take a real one of it, such as loss.abs()")
     if trains and not loss.requires_grad:
         raise ObjectiveError("the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)")
 
