@@ -129,7 +129,7 @@ def _fill(memory: _Memory, sizes: Iterable[int], check: Callable[[], None]) -> N
 def _copied_finite(target: torch.Tensor, value: torch.Tensor) -> bool:
     """Copy a flat tensor, and say whether it is finite as far as its sum tells: see `Tracked.check_finite`.
 
-    Part by part: each is summed while it is in the cache still, which takes half as long as another pass over memory.
+    Part by part: each is summed while it is in the cache still, which costs half of what another pass over memory does.
     """
     part, total = _PART * torch.get_num_threads(), 0.0
     wide = torch.promote_types(value.dtype, torch.float32)
