@@ -150,6 +150,8 @@ class Loop:
             self._save(best, must=ending)
         if self._pace.step_ended() or ending:
             self.tick()
+            if not (ending or self.events.handlers("checkpoint_saved")):
+                self.checkpoints.prepare(after, self.tracked.tensors)
         return not ending
 
     # --- beginning and ending ---
@@ -300,20 +302,17 @@ class Loop:
         began = time.perf_counter()
         self.checkpoints.settle()  # one at a time
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
-        self.tracked.check_finite(self.progress.steps, self.checkpoints.last)
         # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
         has_listener = self.progress.steps > 0 and bool(self.events.handlers("checkpoint_saved"))
         wait = must or has_listener or not self._config.checkpoint.background
         journal = self._settled_journal(must)
-        if journal is not None:
-            self.checkpoints.begin(
-                self.progress,
-                self._states(journal, get_rng_state(), self._means.state_dict(), self._mark),
-                best,
-                wait=wait,
-                before=self._log.sync,
-                after=partial(self._write_record, self._facts()),
-            )
+        if journal is None:
+            self.tracked.check_finite(self.progress.steps, self.checkpoints.last)  # at this step, whatever the disk does
+        else:
+            states = self._states(journal, get_rng_state(), self._means.state_dict(), self._mark)
+            encoded, finite = self.checkpoints.take_apart(states, self.tracked.weights(), wait)
+            self.tracked.check_finite(self.progress.steps, self.checkpoints.last, finite)
+            self.checkpoints.begin(self.progress, encoded, best, before=self._log.sync, after=partial(self._write_record, self._facts()))
         written = journal is not None and (not wait or self.checkpoints.settle(must))
         self._pace.stalled(time.perf_counter() - began)
         if has_listener and written:
