@@ -71,7 +71,7 @@ class OneGraph:
             return function(batch)
 
         # That shapes are static is said while a graph is made: said here, torch would say it again at each call, which costs a short step a tenth.
-        options = {"size_asserts": False} if backend == "inductor" else None  # torch looks at every shape before it takes a graph
+        options: dict[str, Any] | None = {"size_asserts": False} if backend == "inductor" else None  # the guards look at them
         self._compiled = torch.compile(in_graph, fullgraph=True, backend=backend, options=options, **_isolated())
         self._needs_graph: tuple[type[Exception], ...] | None = None  # once there is a graph: how torch says that it is none for these tensors
 
