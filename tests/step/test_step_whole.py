@@ -11,7 +11,7 @@ from torch import nn
 import treadle
 from treadle.step.capture import WARM_UP, Captured, Unrecordable
 from treadle.step.objective import as_objective
-from treadle.step.rules import why_not
+from treadle.step.rules import UpdateRule, why_not
 from treadle.step.whole import Made, WholeStep
 from treadle.system.precision import Precision
 
@@ -121,6 +121,38 @@ def test_state_that_is_loaded_and_parameters_that_thaw_are_taken_up() -> None:
     torch.testing.assert_close(tensors(second)["0.step"], torch.tensor(2.0))
     made(step, (X, Y))
     assert not torch.equal(thawed, next(other.parameters()))
+
+
+def test_a_learning_rate_is_written_where_it_is_another_one_also_within_a_tensor() -> None:
+    optimizer = torch.optim.SGD(build().parameters(), lr=0.5)
+    rule = UpdateRule(optimizer)
+    rule.begin()
+    rate = rule._rates[0]
+    writes = rate._version
+    rule.begin()
+    assert (rate.item(), rate._version) == (0.5, writes)
+    optimizer.param_groups[0]["lr"] = 0.25
+    rule.begin()
+    assert rate.item() == 0.25
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.125)
+    rule.begin()
+    optimizer.param_groups[0]["lr"].mul_(2)
+    rule.begin()
+    assert (rate.item(), rule.gathered) == (0.25, 1)
+
+
+def test_a_parameter_or_a_state_that_is_replaced_is_gathered_anew() -> None:
+    model = build()
+    optimizer = OPTIMIZERS["adam"](model.parameters())
+    rule = UpdateRule(optimizer)
+    rule.begin()
+    held = optimizer.param_groups[0]["params"]
+    held[0] = nn.Parameter(held[0].detach().clone())
+    rule.begin()
+    assert rule.params[0] is held[0]
+    optimizer.state[held[1]] = {name: value.clone() for name, value in optimizer.state[held[1]].items()}
+    rule.begin()
+    assert rule._states[0][1] is optimizer.state[held[1]]
 
 
 @pytest.mark.parametrize(

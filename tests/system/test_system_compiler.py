@@ -125,6 +125,83 @@ def test_one_graph_is_made_of_gradients_too_and_calls_nothing_as_it_is() -> None
     assert False not in calls
 
 
+def test_one_graph_is_of_its_shapes_alone_also_where_it_is_a_later_one() -> None:
+    model, shapes = build(), []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        assert all(isinstance(item, torch.Tensor) for item in inputs)  # a size that is an input would be a graph for any size
+        shapes.append(next(tuple(item.shape) for item in inputs if not isinstance(item, nn.Parameter)))
+        return graph.forward
+
+    graph = OneGraph(lambda batch: torch.autograd.grad(model(batch).square().mean(), list(model.parameters()))[0], counting)
+    for size in (8, 5, 8, 3, 5):
+        graph(X[:size])
+    assert shapes == [(8, 4), (5, 4), (3, 4)]
+
+
+class Halves(nn.Module):
+    """Two weights, each with a batch of its own; a root has no gradient at 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(2))
+
+    def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return (self.first * batch[0]).sqrt().sum() + (self.last * batch[1]).sqrt().sum()
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "is_found"),
+    [(1.0, 1.0, False), (float("nan"), 1.0, True), (0.0, 1.0, True), (1.0, 0.0, True)],
+    ids=["nothing", "loss", "first gradient", "last gradient"],
+)
+def test_whatever_is_not_finite_keeps_a_graph_from_moving_anything(first: float, last: float, is_found: bool) -> None:
+    model = Halves()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    step = WholeStep(model, lambda model, batch: model(batch), optimizer, Precision("fp32", CPU), None, False)
+    graph = OneGraph(step, "eager")
+    step.update.begin()
+    assert graph((torch.tensor([1.0, first, 1.0]), torch.tensor([last, 1.0]))).found.item() == is_found
+    state = [value for held in optimizer.state.values() for value in (held["step"], held["exp_avg"], held["exp_avg_sq"])]
+    assert all(bool((p == 1).all()) != (not is_found) for p in model.parameters())
+    assert all(bool((value == 0).all()) == is_found for value in state)
+
+
+def test_what_changes_between_two_steps_of_a_graph_is_taken_up() -> None:
+    models = [build(), build()]
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9) for model in models]
+    objective = as_objective(nn.CrossEntropyLoss())
+    steps = [WholeStep(model, objective, owner, Precision("fp32", CPU), None, True) for model, owner in zip(models, optimizers, strict=True)]
+    makes = [steps[0], OneGraph(steps[1], "eager")]
+
+    def replace(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        owner = next(module for module in model.modules() if isinstance(module, nn.Linear))
+        new = nn.Parameter(owner.weight.detach() * 2)
+        held = optimizer.param_groups[0]["params"]
+        held[next(at for at, p in enumerate(held) if p is owner.weight)] = new
+        owner.weight = new
+
+    changes: list[Callable[[nn.Module, torch.optim.Optimizer], object]] = [
+        lambda model, optimizer: None,
+        lambda model, optimizer: optimizer.param_groups[0].update(lr=0.3),
+        lambda model, optimizer: optimizer.param_groups[0].update(weight_decay=0.5),
+        lambda model, optimizer: optimizer.load_state_dict(optimizer.state_dict()),
+        lambda model, optimizer: next(model.parameters()).requires_grad_(False),
+        lambda model, optimizer: optimizer.state.clear(),
+        lambda model, optimizer: model.eval(),
+        replace,
+    ]
+    for change in changes:
+        for model, optimizer, step, make in zip(models, optimizers, steps, makes, strict=True):
+            before = [p.clone() for p in model.parameters()]
+            change(model, optimizer)
+            step.update.begin()
+            make((X, Y))
+            assert [torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True)] == [not p.requires_grad for p in model.parameters()]
+        for ours, theirs in zip(models[1].parameters(), models[0].parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_a_function_that_asks_for_a_number_is_no_graph() -> None:
     with pytest.raises(NotOneGraph):
         OneGraph(lambda batch: batch * 2 if batch.sum().item() > 0 else batch, "eager")(X)

@@ -18,8 +18,8 @@ from torch.optim.sgd import sgd
 Group = dict[str, Any]
 States = list[dict[str, Any]]
 Tensors = list[torch.Tensor]
-_LEFT_OUT = ("params", "lr", "initial_lr", "fused", "foreach", "capturable")
-"""What is no constant of the update: what moves, and by which kernels an update outside of a graph is made."""
+_OPTIONS = ("momentum", "dampening", "nesterov", "betas", "eps", "weight_decay", "decoupled_weight_decay", "amsgrad", "maximize")
+"""What is a constant of the update; the learning rate moves, and by which kernels an update outside of a graph is made is no matter."""
 Rule = Callable[[Group, Tensors, Tensors, States, torch.Tensor, torch.Tensor | None], None]
 
 
@@ -50,26 +50,40 @@ class UpdateRule:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer, self._rule, self._layout = optimizer, _RULES[type(optimizer)][0], _RULES[type(optimizer)][1]
-        self._state: Any = None
-        self._trains: list[bool] = []
+        self._held: Any = None  # what `_key` names by its id, so that no other object gets one of these names
+        self._key: list[Any] = []
         self._options: list[Group] = []  # apart from the groups themselves, which hold the rate as a number: a graph would be made for each
         self.gathered = 0
         """How often options, parameters and state were looked at anew: what a recorded graph holds for good may be another since."""
         self._states: list[States] = []
         self._rates: Tensors = []
+        self._written: list[Any] = []  # what was last put into each of them
         self.params: list[nn.Parameter] = []
         """Those that it moves, group after group."""
 
     def begin(self) -> None:
         """A step begins: take in the learning rates, and the state where it was made, loaded or replaced since."""
-        groups = self._optimizer.param_groups
-        trains = [p.requires_grad for group in groups for p in group["params"]]
-        options = [{key: value for key, value in group.items() if key not in _LEFT_OUT} for group in groups]
-        if self._state is not self._optimizer.state or trains != self._trains or options != self._options:
-            self._trains, self._options = trains, options
+        groups, state = self._optimizer.param_groups, self._optimizer.state
+        if self._seen(groups, state) != self._key:
             self._gather(groups)
-        for rate, group in zip(self._rates, groups, strict=True):
-            rate.fill_(group["lr"])
+            self._key = self._seen(groups, state)
+            self._held = [list(group["params"]) for group in groups], state, list(state.values())
+        for place, group in enumerate(groups):
+            value = group["lr"]
+            if value is not self._written[place] or type(value) is not float:  # a tensor may have changed in place
+                self._rates[place].fill_(value)
+                self._written[place] = value
+
+    @staticmethod
+    def _seen(groups: list[Group], state: Any) -> list[Any]:
+        """What the gathered lists were made from: which objects, which of them train, and every option. Asked each step, so without a copy."""
+        key: list[Any] = [id(state), *map(id, state.values())]
+        for group in groups:
+            params = group["params"]
+            key += map(id, params)
+            key += [param.requires_grad for param in params]
+            key += map(group.get, _OPTIONS)
+        return key
 
     def __call__(self, grads: Sequence[torch.Tensor | None], skip: torch.Tensor) -> None:
         """Move the parameters that have a gradient.
@@ -98,13 +112,15 @@ class UpdateRule:
 
     def _gather(self, groups: list[Group]) -> None:
         """The state of each parameter, made as torch makes it where there is none."""
-        self._state, self.gathered = self._optimizer.state, self.gathered + 1
+        self.gathered += 1
+        self._options = [{name: group[name] for name in _OPTIONS if name in group} for group in groups]
         self.params = [p for group in groups for p in group["params"] if p.requires_grad]
         self._states = []
         for group in groups:
             if group["params"] and group["params"][0].is_cuda and not group.get("fused") and "capturable" in group:
                 group["capturable"] = True  # the count of steps is on the device; a step outside of the graph must not ask for it
             self._states.append([self._laid_out(group, p) for p in group["params"] if p.requires_grad])
+        self._written = [None] * len(groups)
         self._rates = [torch.zeros((), device=group["params"][0].device, dtype=torch.float32) for group in groups]
 
     def _laid_out(self, group: Group, parameter: nn.Parameter) -> dict[str, Any]:

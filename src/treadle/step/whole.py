@@ -123,7 +123,9 @@ class WholeStep:
     def _flag(self, loss: torch.Tensor, grads: list[torch.Tensor], norm: torch.Tensor | None) -> torch.Tensor:
         asked = grads if norm is None or self._clip is None else [norm]
         if torch.compiler.is_compiling():
-            good = torch.stack([value.isfinite().all() for value in (loss.detach(), *asked)]).all()
+            good = loss.detach().isfinite()
+            for value in asked:  # one after another: torch.stack would be a tensor of its own in memory, beside the kernel that looks at them
+                good = good & value.isfinite().all()
             return good.logical_not().to(torch.float32)
         return torch.maximum(self._finiteness.flag(asked), loss.detach().isfinite().logical_not().to(torch.float32))
 

@@ -60,18 +60,20 @@ class OneGraph:
     """A function as one graph, gradients included.
 
     Args:
-        function: of a batch; it may call `torch.autograd.grad`.
+        function: of a batch; it calls `torch.autograd.grad`.
         backend: of torch.compile.
     """
 
-    def __init__(self, function: Callable[[Any], Any], backend: str = "inductor") -> None:
+    def __init__(self, function: Callable[[Any], Any], backend: str | Backend = "inductor") -> None:
         def in_graph(batch: Any) -> Any:
             if not torch.compiler.is_compiling():  # torch gives up after so many shapes, and would call it as it is
                 raise NotOneGraph(_TOO_MANY)
             return function(batch)
 
-        self._compiled = torch.compile(in_graph, fullgraph=True, dynamic=False, backend=backend, **_isolated())
-        self._is_first = True
+        # That shapes are static is said while a graph is made: said here, torch would say it again at each call, which costs a short step a tenth.
+        options: dict[str, Any] | None = {"size_asserts": False} if backend == "inductor" else None  # the guards look at them
+        self._compiled = torch.compile(in_graph, fullgraph=True, backend=backend, options=options, **_isolated())
+        self._needs_graph: tuple[type[Exception], ...] | None = None  # once there is a graph: how torch says that it is none for these tensors
 
     def __call__(self, batch: Any) -> Any:
         """Call it.
@@ -79,31 +81,35 @@ class OneGraph:
         Raises:
             NotOneGraph: with what torch says.
         """
+        if self._needs_graph is None:
+            return self._make(batch)
+        try:
+            return self._compiled(batch)
+        except self._needs_graph:  # out here, gradients cannot be part of a graph, so that none is made
+            return self._make(batch)
+
+    def _make(self, batch: Any) -> Any:
+        """Make a graph, and call it."""
         from torch._dynamo import exc
 
-        if not self._is_first:
-            try:
-                return self._compiled(batch)
-            except (exc.Unsupported, exc.FailOnRecompileLimitHit):  # a new shape, whose graph has to be made
-                pass
         try:
-            with _gradients_in_graphs():
+            with _making_graphs():
                 found = self._compiled(batch)
         except exc.FailOnRecompileLimitHit as error:
             raise NotOneGraph(_TOO_MANY) from error
         except exc.TorchDynamoException as error:
             raise NotOneGraph(in_short(error)) from error
-        self._is_first = False
+        self._needs_graph = exc.Unsupported, exc.FailOnRecompileLimitHit
         return found
 
 
-def _gradients_in_graphs() -> Any:
-    """Let `torch.autograd.grad` be part of a graph that is made now."""
+def _making_graphs() -> Any:
+    """Let `torch.autograd.grad` be part of a graph that is made now, and let that be a graph for its shapes alone."""
     from torch._dynamo import config
 
     if not hasattr(config, "trace_autograd_ops"):
         raise NotOneGraph(f"torch {torch.__version__} does not take gradients into a graph; torch 2.13 does")
-    return config.patch(trace_autograd_ops=True)
+    return config.patch(trace_autograd_ops=True, automatic_dynamic_shapes=False, assume_static_by_default=True)
 
 
 def _isolated() -> dict[str, Any]:
