@@ -306,7 +306,7 @@ def _options(benchmark: Benchmark) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=benchmark.rounds)
     parser.add_argument("--only", nargs="+", help="entrants: " + " | ".join(benchmark.entrants))
     parser.add_argument("--sizes", type=int, nargs="+", help=f"how much work, in place of {' '.join(map(str, benchmark.sizes))}")
-    parser.add_argument("--small", action="store_true", help="as little work as can be, to see that everything runs")
+    parser.add_argument("--small", action="store_true", help="as little work as can be, to see that everything runs; its numbers mean nothing")
     parser.add_argument("--save", action="store_true", help="keep the figures in benchmarks/results")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)

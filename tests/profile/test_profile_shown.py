@@ -82,6 +82,12 @@ def test_a_picture_without_modules_says_so() -> None:
     assert draw(replace(FACTS, modules=[], memory={}), VERDICT).axes[1].get_title() == "modules cannot be told apart"
 
 
+def test_one_long_step_does_not_hide_the_others() -> None:
+    steps = draw(replace(FACTS, steps=4, step_s=[0.01, 0.01, 0.17, 0.01]), VERDICT).axes[0]
+    assert steps.get_xlim() == (0, pytest.approx(11))
+    assert [text.get_text() for text in steps.texts] == ["to 170 ms "]
+
+
 def test_the_file_can_be_read_again(tmp_path: Path) -> None:
     FACTS.save(tmp_path / "profile.json")
     assert asdict(Measured.load(tmp_path / "profile.json")) == asdict(FACTS)

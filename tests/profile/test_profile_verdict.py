@@ -171,3 +171,17 @@ def test_a_model_whose_modules_are_not_known_is_judged_all_the_same() -> None:
     assert judge(measured({FORWARD: 1.0})).why == "100 % of the time is forward and backward"
     even = [Module(name, "Linear", 1, 0.001, 0.001, 0.001, 0.001, 0, 0) for name in "abc"]
     assert judge(measured({FORWARD: 6.0}, modules=even)).why == "100 % of the time is forward and backward"
+
+
+def test_a_step_that_was_long_once_gives_no_advice_and_is_named() -> None:
+    lines = [(FORWARD, 0.01 * n, 0.01 * n + 0.01) for n in range(9)] + [(LOGGING, 0.09, 0.59)]
+    found = replace(measured({FORWARD: 9, LOGGING: 50}, rows=2), step_s=[0.01] * 9 + [0.5], timeline=lines, wall_s=0.59)
+    verdict = judge(found)
+    assert (verdict.bound, verdict.why) == ("compute-bound", "100 % of the time is forward and backward")
+    assert not any("log" in words for words in verdict.advice)
+    assert "step 10 alone took 500 ms of all 590 ms, 500 ms of it logging" in verdict.notes[-1]
+
+
+def test_long_steps_that_come_again_are_part_of_the_verdict() -> None:
+    found = replace(measured({FORWARD: 8, LOGGING: 100}, rows=2), step_s=[0.01] * 8 + [0.5] * 2)
+    assert judge(found).bound == "logging-bound"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle.log.figure import figure_class
 from treadle.profile.measured import Measured
+from treadle.profile.outlier import outlier
 from treadle.profile.phases import PHASES
 from treadle.profile.tables import COLOURS
 from treadle.profile.verdict import Verdict
@@ -65,7 +66,19 @@ def _steps(axes: Any, measured: Measured) -> None:
     axes.set_ylabel("step", fontsize=9)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
     axes.set_ylim(measured.steps + 0.6, 0.4)
+    _cut(axes, measured)
     _plain(axes)
+
+
+def _cut(axes: Any, measured: Measured) -> None:
+    """A step that is by far the longest would make lines of all others that nobody can read: it goes out at the right."""
+    index = outlier(measured)
+    if index is None:
+        return
+    others = measured.step_s[:index] + measured.step_s[index + 1 :]
+    axes.set_xlim(0, 1100 * max(others))
+    place = (1.0, index + 1)
+    axes.annotate(f"to {1000 * measured.step_s[index]:,.0f} ms ", place, xycoords=axes.get_yaxis_transform(), fontsize=8, ha="right", va="center")
 
 
 def _modules(axes: Any, measured: Measured) -> None:

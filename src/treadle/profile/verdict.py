@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from treadle.profile.measured import Measured, Module
+from treadle.profile.outlier import outlier, without
 from treadle.profile.phases import (
     BACKWARD,
     CHECKPOINT,
@@ -51,13 +52,18 @@ class Verdict:
 
 
 def judge(measured: Measured) -> Verdict:
-    """Say where the time goes, and what to change."""
+    """Say where the time goes, and what to change; what happened once, such as the first picture drawn, is no advice to anybody."""
+    index, notes = outlier(measured), list(_notes(measured))
+    if index is not None:
+        whole = measured
+        measured, spent = without(whole, index)
+        notes.append(_alone(whole, index, spent))
     main = _main(measured)
     advice = list(main.advice(measured))
     for other in sorted(_MATTERS, key=lambda one: -measured.share(*one.phases)):
         if other is not main and measured.share(*other.phases) >= _NOTABLE:
             advice += [f"{other.why(measured)}; {words}" for words in other.advice(measured)][:1]
-    return Verdict(main.bound, main.why(measured), advice, list(_notes(measured)))
+    return Verdict(main.bound, main.why(measured), advice, notes)
 
 
 def _main(measured: Measured) -> _Matter:
@@ -255,6 +261,14 @@ def _notes(measured: Measured) -> Iterator[str]:
         yield "the model is compiled, so its modules cannot be told apart: machine.compile=false shows them"
     if measured.cost_s > _NOTABLE * measured.mean_s:
         yield f"measuring itself takes about {_ms(measured.cost_s)} of a step"
+
+
+def _alone(measured: Measured, index: int, spent: dict[str, float]) -> str:
+    most = max(spent, key=lambda name: spent[name])
+    return (
+        f"step {index + 1} alone took {_ms(measured.step_s[index])} of all {_ms(measured.wall_s)}, {_ms(spent[most])} of it {most}; it is in "
+        "the table and not in the verdict: more --steps show whether it comes again"
+    )
 
 
 def _of(*phases: str, what: str) -> Callable[[Measured], str]:
