@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow faults bench bench-all check lint docs clean
+.PHONY: demo test slow gpu faults bench bench-all check lint docs clean
 
 demo: .venv/demo  ## train LeNet-5 on MNIST
 	$(BIN)/treadle demo
 
 test: .venv/dev  ## every test, on every core
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+gpu: .venv/dev  ## what can only be seen on a CUDA GPU
+	$(BIN)/python -m pytest tests/test_gpu.py tests/data/test_data_ahead.py
 
 slow: .venv/dev  ## what takes minutes: steps through a real compiler
 	$(BIN)/python -m pytest -m slow tests

@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from treadle.capsule import Failures
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
@@ -24,7 +23,8 @@ from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
-from treadle.halving import Halving
+from treadle.failure.capsule import Failures
+from treadle.failure.halving import Halving
 from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from treadle.capsule import Failures
 from treadle.checkpoint.tracked import Tracked
 from treadle.data.batch import Batch, cut
 from treadle.data.loader import Loader
+from treadle.failure.capsule import Failures
 from treadle.metrics.means import Means
 from treadle.step.step import Step
 
