@@ -5,9 +5,11 @@
 25 layers of 2000 x 2000 with AdamW make 1.2 GB a checkpoint. 23 steps on a batch of 1; a checkpoint after steps 11 and 22, and at the
 end.
 
-first   from the end of the step of the first checkpoint to the begin of the next step. It also allocates what later ones use again.
+early   what steps 2 to 10 lose while memory for the first checkpoint is made ready in the background.
+first   from the end of the step of the first checkpoint to the begin of the next step.
 stall   the same of the second one; / copy: over what a copy of as many bytes into memory that was used before takes.
-drag    what the ten steps after the first checkpoint lose while it is written in the background, against the median of steps 2 to 10.
+drag    what the ten steps after the first checkpoint lose while it is written in the background. As early, against the median of a step
+        without checkpoints in the same round.
 end     from the last forward pass to where everything is written that will be.
 
 Beside it, on the same disk in the same rounds: dd with conv=fsync, Treadle's write of such a checkpoint with nobody training, and its
@@ -151,12 +153,13 @@ ENTRANTS: dict[str, Entrant] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What the checkpoints of one run cost, in seconds."""
+    """What the checkpoints of one run cost, in seconds; `early` and `after` are whole steps 2 to 10 and 12 to 21."""
 
     plain: float
+    early: float
     first: float
     stall: float
-    drag: float
+    after: float
     end: float
 
 
@@ -182,9 +185,9 @@ def timed(entrant: Entrant, batches: Pairs, disk: str | None) -> Cost:
         entrant(model, batches, Path(folder), lambda: ends.append(time.perf_counter()))
         end = time.perf_counter() - starts[-1]
     steps = [after - before for before, after in pairwise(starts)]  # step n is steps[n - 1]
-    plain = statistics.median(steps[1 : EVERY - 1])
-    drag = sum(steps[EVERY : 2 * EVERY - 1]) - (EVERY - 1) * plain
-    return Cost(plain, starts[EVERY] - ends[EVERY - 1], starts[2 * EVERY] - ends[2 * EVERY - 1], drag, end)
+    early, after = steps[1 : EVERY - 1], steps[EVERY : 2 * EVERY - 1]
+    first, stall = (starts[number] - ends[number - 1] for number in (EVERY, 2 * EVERY))
+    return Cost(statistics.median(early), sum(early), first, stall, sum(after), end)
 
 
 def limits(width: int, disk: str | None) -> Limits:
@@ -240,11 +243,12 @@ def in_turn(number: int) -> list[tuple[str, Entrant]]:
 
 def report(size: int, costs: dict[str, list[Cost]], bounds: list[Limits]) -> None:
     print(f"{platform.machine()}, torch {torch.__version__}, one thread, {size / 1e9:.2f} GB a checkpoint, {len(bounds)} rounds in turn, medians")
-    print(f"{'seconds':26} {'step':>7} {'first':>7} {'/ copy':>7} {'stall':>7} {'/ copy':>7} {'drag':>7} {'end':>7}")
+    print(f"{'seconds':26} {'step':>7} {'first':>7} {'/ copy':>7} {'stall':>7} {'/ copy':>7} {'early':>7} {'drag':>7} {'end':>7}")
     for name, found in costs.items():
-        plain, first, stall, drag, end = (middle(found, part) for part in ("plain", "first", "stall", "drag", "end"))
+        plain, first, stall, end = (middle(found, part) for part in ("plain", "first", "stall", "end"))
+        early, drag = lost(found, costs, "early", EVERY - 2), lost(found, costs, "after", EVERY - 1)
         print(f"{name:26} {plain:7.3f} {first:7.3f} {copies(found, bounds, 'first'):7.2f} ", end="")
-        print(f"{stall:7.3f} {copies(found, bounds, 'stall'):7.2f} {drag:7.2f} {end:7.2f}")
+        print(f"{stall:7.3f} {copies(found, bounds, 'stall'):7.2f} {early:7.2f} {drag:7.2f} {end:7.2f}")
     for name, took in {"a copy in memory": "copy", "dd conv=fsync": "dd", "treadle's write": "write", "treadle's verification": "verify"}.items():
         print(f"{name:26} {middle(bounds, took):7.3f} s   {size / 1e9 / middle(bounds, took):.2f} GB/s")
     treadle_ = costs["treadle"]
@@ -254,12 +258,18 @@ def report(size: int, costs: dict[str, list[Cost]], bounds: list[Limits]) -> Non
     judge("the stall, in copies", stall, stall <= MOST_COPIES, f"at most {MOST_COPIES}")
     judge("the write, of dd's speed", of_dd, of_dd >= LEAST_OF_DD, f"at least {LEAST_OF_DD}")
     judge("the verification, in GB/s", verified, verified >= LEAST_VERIFIED, f"at least {LEAST_VERIFIED}")
-    values = {"stall / copy": stall, "first stall / copy": copies(treadle_, bounds, "first"), "drag of ten steps, s": middle(treadle_, "drag")}
+    values = {"stall / copy": stall, "first stall / copy": copies(treadle_, bounds, "first")}
+    values |= {"early, s": lost(treadle_, costs, "early", EVERY - 2), "drag of ten steps, s": lost(treadle_, costs, "after", EVERY - 1)}
     print(json.dumps({name: round(value, 4) for name, value in {**values, "write / dd": of_dd, "verified, GB/s": verified}.items()}))
 
 
 def middle(found: list[Any], part: str) -> float:
     return statistics.median(getattr(one, part) for one in found)
+
+
+def lost(found: list[Cost], costs: dict[str, list[Cost]], part: str, steps: int) -> float:
+    """What some steps took longer than as many without a checkpoint in the same round."""
+    return statistics.median(getattr(one, part) - steps * never.plain for one, never in zip(found, costs["no checkpoint"], strict=True))
 
 
 def copies(found: list[Cost], bounds: list[Limits], part: str) -> float:

@@ -182,11 +182,11 @@ def with_treadle(build: Callable[[], nn.Module], given: Any, batch: int, device:
 
 def epochs(run: treadle.Run, build: Callable[[], nn.Module], given: Any, device: torch.device) -> Iterator[None]:
     """The loop of a Trainer, which gives the word back after each epoch."""
-    from treadle.forms import Forms
+    from treadle.form.forms import Forms
     from treadle.step.objective import as_objective, as_outcome
 
     objective = as_objective(nn.CrossEntropyLoss())
-    model, optimizer = run.placed(build(), SGD)
+    model, optimizer = run._placed(build(), SGD)
     loader = run.loader(given)
     run.track(model=model, optimizer=optimizer)
 

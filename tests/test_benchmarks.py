@@ -16,7 +16,7 @@ from pages import ROOT
 FOLDER = ROOT / "benchmarks"
 OWN = {"harness", "tasks", "peers", "table", "all", "lenet_epoch", "small_gpt"}
 # What would take seconds each: compilers, and scripts whose like is run here anyway.
-LEFT_OUT = {f"{model}, {setting}" for model in ("lenet", "gpt") for setting in ("True", "auto", "step")}
+LEFT_OUT = {f"{model}, compile={value}" for model in ("lenet", "gpt") for value in ("True", "auto", "step")}
 LEFT_OUT |= {"import torch", "import torch, treadle", "treadle --help", "first step by hand", "first step, treadle, nothing logged"}
 
 

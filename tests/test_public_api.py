@@ -37,8 +37,7 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "attempt autocast check_data due evaluate evaluation_loader fitting latest loader log "
-    "on placed prepare progress result say schedules_for step steps stop track",
+    "Run": "attempt autocast check_data due evaluate latest loader log on prepare progress result say step steps stop track",
     "Trainer": "evaluate fit keywords on predict",
 }
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
         LogConfig,
         MachineConfig,
     )
+    from treadle.core.result import Result
     from treadle.data.sources import Batches, Samples
     from treadle.log.journal import read_journal
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
-    from treadle.result import Result
     from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
     from treadle.step.step import Step
@@ -45,7 +45,7 @@ _HOMES = {
     "MachineConfig": "treadle.config.schema",
     "Outcome": "treadle.step.objective",
     "Plot": "treadle.log.plot",
-    "Result": "treadle.result",
+    "Result": "treadle.core.result",
     "Run": "treadle.run",
     "Samples": "treadle.data.sources",
     "Step": "treadle.step.step",

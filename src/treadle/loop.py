@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from treadle.capsule import Failures
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
@@ -24,7 +23,8 @@ from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
-from treadle.halving import Halving
+from treadle.failure.capsule import Failures
+from treadle.failure.halving import Halving
 from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
@@ -67,7 +67,7 @@ class Loop:
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
         halves = config.machine.micro_batch == "auto"
-        self.halving = Halving(self.step, self._means, self._failures.before, self.tracked, log.say) if halves else None
+        self.halving = Halving(self.step, self._means, self._failures, self.tracked, log.say) if halves else None
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
         self.before = self.progress = self.after = Progress(Duration.parse(config.duration))
         self.begun = self.inside = self.over = self.evaluated = False
@@ -132,7 +132,7 @@ class Loop:
         ends_epoch = after.epochs > before.epochs
         if ends_epoch:
             self._run.log({f"train/epoch_{name}": value for name, value in self._means.epoch().items()} | self._pace.epoch())
-        if self._listeners:
+        if self._listeners or self.evaluated:  # by the body: who wants to know is told at this step
             self._fire("step_finished")
         if ends_epoch:
             self._fire("epoch_finished")
@@ -150,6 +150,8 @@ class Loop:
             self._save(best, must=ending)
         if self._pace.step_ended() or ending:
             self.tick()
+            if not (ending or self.events.handlers("checkpoint_saved")):
+                self.checkpoints.prepare(after, self.tracked.tensors)
         return not ending
 
     # --- beginning and ending ---
@@ -300,20 +302,17 @@ class Loop:
         began = time.perf_counter()
         self.checkpoints.settle()  # one at a time
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
-        self.tracked.check_finite(self.progress.steps, self.checkpoints.last)
         # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
         has_listener = self.progress.steps > 0 and bool(self.events.handlers("checkpoint_saved"))
         wait = must or has_listener or not self._config.checkpoint.background
         journal = self._settled_journal(must)
-        if journal is not None:
-            self.checkpoints.begin(
-                self.progress,
-                self._states(journal, get_rng_state(), self._means.state_dict(), self._mark),
-                best,
-                wait=wait,
-                before=self._log.sync,
-                after=partial(self._write_record, self._facts()),
-            )
+        if journal is None:
+            self.tracked.check_finite(self.progress.steps, self.checkpoints.last)  # at this step, whatever the disk does
+        else:
+            states = self._states(journal, get_rng_state(), self._means.state_dict(), self._mark)
+            encoded, finite = self.checkpoints.take_apart(states, self.tracked.weights(), wait)
+            self.tracked.check_finite(self.progress.steps, self.checkpoints.last, finite)
+            self.checkpoints.begin(self.progress, encoded, best, before=self._log.sync, after=partial(self._write_record, self._facts()))
         written = journal is not None and (not wait or self.checkpoints.settle(must))
         self._pace.stalled(time.perf_counter() - began)
         if has_listener and written:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from treadle.config.schema import run_config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import RunLocked, UsageError
 from treadle.core.events import Events, Handler
+from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
 from treadle.data.check import check
@@ -27,8 +28,7 @@ from treadle.loop import Loop
 from treadle.metrics.group import Group
 from treadle.preflight import checked_schedules
 from treadle.provenance.record import Record
-from treadle.result import Result
-from treadle.step.objective import Supervised, accepted, as_objective, keywords
+from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
 from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
@@ -38,6 +38,8 @@ from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.stage import current_stage
 from treadle.system.wrap import prepare, set_train_mode, unwrapped
+
+T = TypeVar("T")
 
 
 class Run:
@@ -119,7 +121,6 @@ class Run:
         self.precision = Precision(machine.precision, self.device)
         self._open_folder()
         self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
-        self.choices, self.generators = self._folder.choices, self._loop.tracked.generators  # what was tried and chosen; those that are tracked
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         self._stack.enter_context(self.precision.products())
@@ -162,10 +163,10 @@ class Run:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
             ConfigError: `optimizer` gives no optimizer, or the names do not fit.
         """
-        model, optimizer = self.placed(model, optimizer)
+        model, optimizer = self._placed(model, optimizer)
         return compiled_for_own_loop(model, self.config.machine, self.device, self.say), optimizer
 
-    def placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    def _placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
         """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
         model, optimizer = prepare(model, optimizer, self.device, self.say, self._stack if self.config.machine.channels_last else None)
         self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
@@ -330,36 +331,26 @@ class Run:
             objective.to(self.device)
         group = metrics if isinstance(metrics, Group) else Group(metrics or {}, self.device)
         self._loop.evaluated = self._loop.begun and not self._loop.over
-        values, loader, loop = accepted(objective, self.step.values), self.evaluation_loader(data), self._loop
+        values, loop = accepted(objective, self.step.values), self._loop
         try:
-            found: dict[str, Any] = self.fitting(loader, lambda: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
-            return found
+            return self._over(data, lambda loader: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
         finally:
             if loop.over:  # no step follows that would move the bar
                 loop.tick()
 
-    def fitting(self, loader: Loader, look: Callable[[], Any]) -> Any:
-        """Call what reads a loader without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
-        halving = self._loop.halving
-        while True:
-            try:
-                return look()
-            except Exception as error:
-                if halving is None or not halving.shrinks(loader, error):
-                    raise
-
-    def evaluation_loader(self, data: Any) -> Loader:
-        """A dataset in its own order, for evaluation; made once for each dataset."""
+    def _over(self, data: Any, look: Callable[[Loader], T]) -> T:
+        """Call what goes over a dataset without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
         if id(data) not in self._evaluation:
             while len(self._evaluation) >= 8:  # data made anew for each evaluation must not pile up
                 del self._evaluation[next(iter(self._evaluation))]
             self._evaluation[id(data)] = (data, evaluation_loader(data, self.config, self.device))
-        return self._evaluation[id(data)][1]
-
-    def schedules_for(self, objective: Any) -> list[str]:
-        """Names of the schedules that an objective takes as keywords."""
-        taken = keywords(objective) if self._schedules else set()
-        return [name for name in self._schedules if taken is None or name in taken]
+        loader, halving = self._evaluation[id(data)][1], self._loop.halving
+        while True:
+            try:
+                return look(loader)
+            except Exception as error:
+                if halving is None or not halving.shrinks(loader, error):
+                    raise
 
     def stop(self, reason: str) -> None:
         """End the run at the next safe point, saved; the reason is in `Result.status` and in `run.json`."""
@@ -369,7 +360,7 @@ class Run:
         """Show a line on the console."""
         self._log.say(text)
 
-    def attempt(self, body: Callable[..., object], *args: Any) -> None:
+    def attempt(self, body: Callable[..., Any], *args: Any) -> Any:
         """Call the body of a step. With ``machine.micro_batch="auto"``, one that does not fit into memory is called again, with smaller parts.
 
         An own loop that wants this has its body in a function: ``for step in run.steps(data): run.attempt(body, step)``.
@@ -377,11 +368,13 @@ class Run:
         Args:
             body: called as ``body(*args)``; whatever it does besides the step, it may do more than once.
             args: passed on.
+
+        Returns:
+            what the body returned.
         """
         while True:
             try:
-                body(*args)
-                return
+                return body(*args)
             except Exception as error:
                 if self._loop.halving is None or not self._loop.halving.can(error):
                     raise

@@ -13,18 +13,18 @@ from torch import nn
 from treadle.config.schema import run_config
 from treadle.core.errors import ConfigError, ObjectiveError, UsageError
 from treadle.core.events import Events, Handler
+from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
 from treadle.core.when import Duration
 from treadle.data.batch import copied
 from treadle.data.loader import Loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
-from treadle.forms import Forms
+from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
-from treadle.result import Result
 from treadle.run import Run
 from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
@@ -141,7 +141,7 @@ class Trainer:
             checked = False
             for step in run.steps(self._loader):
                 if not checked:
-                    run.attempt(self._check, run, step)
+                    self._check(run, step)
                     body, model = self._form(run, step)
                     if self.config.machine.micro_batch == "auto":
                         body = partial(run.attempt, body)
@@ -223,11 +223,11 @@ class Trainer:
 
     def _form(self, run: Run, step: Step) -> tuple[Body, Any]:
         """The body of the loop in the form that the machine section asks for, and the model that goes into it and into evaluations."""
-        metrics, taken, scheduled = self._train_metrics, run.schedules_for(self.objective), set(self._schedules)
+        metrics, scheduled = self._train_metrics, set(self._schedules)
         feeds = None if metrics is None else partial(feed, metrics)
         self._train_metrics = None  # a trial is none of their business
         forms = Forms(
-            run, self.model, self.optimizer, self.objective, self._step, feeds, has_own_step=self._own_step, taken=taken, scheduled=scheduled
+            run, self.model, self.optimizer, self.objective, self._step, feeds, has_own_step=self._own_step, taken=self._taken, scheduled=scheduled
         )
         try:
             found = forms.as_asked(step)
@@ -249,7 +249,7 @@ class Trainer:
         self._loader = run.loader(self.data)
         run.check_data(train=self._loader, valid=self.valid, test=self.test)
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
-        self._model, self.optimizer = run.placed(self.model, given)
+        self._model, self.optimizer = run._placed(self.model, given)
         self._fitted = (given, self.optimizer)
         run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
         loss = getattr(self.objective, "loss", None)
@@ -259,7 +259,7 @@ class Trainer:
             if isinstance(self.model, Mapping):
                 raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
             check_schedules(self._schedules, self.optimizer, self.objective)
-        self._taken = run.schedules_for(self.objective)
+        self._taken: list[str] = list(accepted(self.objective, self._schedules))
         self._handle(run)
 
     def _handle(self, run: Run) -> None:
@@ -283,24 +283,23 @@ class Trainer:
 
     def _check(self, run: Run, step: Step) -> None:
         """The first batch of each kind goes through everything once, before anything is updated."""
-        values, precision = self._keywords(step), run.precision
         names = {"train/loss", "train/epoch_loss"}
         if not self._own_step:
-            first = next(iter(step))
-            outcome = check_batch(self._model, self.objective, copied(first), self.metrics, precision, values, training=True)
-            check_all_targets(self.objective, self._loader, outcome)
+            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:
-            reader = run.evaluation_loader(self.valid)
-            outcome = run.fitting(
-                reader, lambda: check_batch(self._model, self.objective, reader.peek(), self.metrics, precision, values, training=False)
-            )
-            check_all_targets(self.objective, reader, outcome)
+            outcome = run._over(self.valid, lambda reader: self._checked(run, reader, reader.peek(), training=False))
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
         asked = [("checkpoint.best", self.config.checkpoint.best), *monitored]
         for doubt in check_names(asked, names, others=self._own_step or self._events.any_but("treadle.policies")):
             run.say(doubt)
+
+    def _checked(self, run: Run, loader: Loader, batch: Any, training: bool) -> Outcome:
+        values = self._keywords(run.step)
+        outcome = check_batch(self._model, self.objective, batch, self.metrics, run.precision, values, training=training)
+        check_all_targets(self.objective, loader, outcome)
+        return outcome
 
     def _reader(self, data: Any) -> Loader:
         return evaluation_loader(data, self.config, self.device)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.log.writer import Writer
 from treadle.metrics.group import Metric
-from treadle.result import Result
 from treadle.step.step import Step
 from treadle.trainer import Trainer
 

@@ -124,7 +124,7 @@ def test_modules_of_every_kind(model: Any, names: list[str], saves: dict[str, in
 
 
 def test_a_compiled_model_is_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("treadle.forms.compiled", lambda model, *options: model)  # whatever compiles it: it is not looked into
+    monkeypatch.setattr("treadle.form.forms.compiled", lambda model, *options: model)  # whatever compiles it: it is not looked into
     found = profiled(lambda: trainer(config=config(machine={"compile": True})).fit(), monkeypatch)
     assert (found.modules, found.settings["machine.compile"]) == ([], True)
     assert found.memory["parameters"] == 80

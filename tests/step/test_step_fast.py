@@ -206,6 +206,88 @@ def test_whatever_is_done_between_two_steps(kind, options, between, kernels):
     assert kernels or between is forget
 
 
+def momentum_on(optimizer: Optimizer) -> None:
+    optimizer.param_groups[0]["momentum"] = 0.5
+
+
+def momentum_off(optimizer: Optimizer) -> None:
+    optimizer.param_groups[0]["momentum"] = 0.0
+
+
+def no_buffer(optimizer: Optimizer) -> None:
+    for entry in optimizer.state.values():
+        entry["momentum_buffer"] = None
+
+
+def empty_entry(optimizer: Optimizer) -> None:
+    for entry in optimizer.state.values():
+        entry.clear()
+
+
+def pass_on(optimizer: Optimizer) -> None:
+    """From one group to the next: the order of all parameters stays what it was."""
+    optimizer.param_groups[1]["params"].insert(0, optimizer.param_groups[0]["params"].pop())
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("change", [momentum_on, momentum_off, no_buffer, empty_entry, pass_on], ids=lambda f: f.__name__)
+def test_what_is_changed_in_place_when_all_else_stays(change, momentum, kernels):
+    nets = Net(), Net()
+    first, second = (SGD([{"params": [net.scale, net.weight]}, {"params": [net.strided], "lr": 0.5}], lr=0.1, momentum=momentum) for net in nets)
+    update = Update(second)
+    for number in range(STEPS):
+        step_by_torch(nets[0], first, number)
+        nets[1].loss(number).backward()
+        update.step(*update.gradients())
+        same(nets[0], first, nets[1], second)
+        if number == 3:
+            change(first), change(second)
+    assert kernels
+
+
+def test_state_of_another_dtype_is_left_to_torch(kernels):
+    def between(net: Net, optimizer: Optimizer, number: int) -> None:
+        for entry in optimizer.state.values():
+            entry["momentum_buffer"] = entry["momentum_buffer"].bfloat16()
+
+    compare(SGD, {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.1}, between)
+    assert not kernels
+
+
+@pytest.mark.parametrize(("kind", "options"), [PLAIN[3], PLAIN[6]], ids=["SGD", "AdamW"])
+def test_weights_that_share_memory_are_left_to_torch(kind, options, kernels):
+    one, first, two, second = pair(kind, options)
+    for net in (one, two):
+        net.strided.data = net.weight.data
+    update = Update(second)
+    for number in range(STEPS):
+        step_by_torch(one, first, number)
+        step_by_update(two, update, number)
+        same(one, first, two, second)
+    assert not kernels
+
+
+def test_a_weight_of_another_type_is_left_to_torch(kernels):
+    class Own(torch.Tensor):
+        pass
+
+    weight = nn.Parameter(torch.ones(3).as_subclass(Own))
+    update = Update(SGD([weight], lr=0.1))
+    weight.square().sum().backward()
+    update.step(*update.gradients())
+    assert weight.grad is None and not kernels
+
+
+def test_weights_that_become_narrow_are_left_to_torch(kernels):
+    weight = nn.Parameter(torch.ones(3))
+    update = Update(SGD([weight], lr=0.1))
+    for dtype in (torch.float32, torch.bfloat16):
+        weight.data = weight.data.to(dtype)  # what module.to() does: the parameter stays the same object
+        weight.square().sum().backward()
+        update.step(*update.gradients())
+    assert len(kernels) == 1
+
+
 # --- what brings the optimizer's own step back ---
 
 ASKED: list[tuple[type[Optimizer], dict[str, Any]]] = [
@@ -215,6 +297,7 @@ ASKED: list[tuple[type[Optimizer], dict[str, Any]]] = [
     (AdamW, {"lr": 0.01, "amsgrad": True}),
     (AdamW, {"lr": 0.01, "maximize": True}),
     (AdamW, {"lr": 0.01, "fused": True}),
+    (AdamW, {"lr": 0.01, "betas": (torch.tensor(0.9), torch.tensor(0.99))}),
     (torch.optim.RMSprop, {"lr": 0.01}),
 ]
 
@@ -298,6 +381,21 @@ def test_a_subclass_is_not_taken_for_its_parent(kernels):
     optimizer = Own(net.parameters(), lr=0.1)
     step_by_update(net, Update(optimizer), 0)
     assert optimizer.steps == 1 and not kernels
+
+
+def test_a_step_that_is_any_callable(kernels):
+    class Still:
+        def __call__(self, closure: Any = None) -> None:
+            return None
+
+    class Own(Optimizer):
+        step = Still()
+
+    weight = nn.Parameter(torch.ones(3))
+    update = Update(Own([weight], {}))
+    weight.sum().backward()
+    update.step(*update.gradients())
+    assert weight.grad is None and torch.equal(weight, torch.ones(3)) and not kernels
 
 
 def test_a_class_whose_step_was_replaced(kernels, monkeypatch):

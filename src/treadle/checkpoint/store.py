@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from treadle.checkpoint.digests import add_digest, cut_digests
 from treadle.checkpoint.keep import Record, best_first, kept
 from treadle.checkpoint.restore import read_checkpoint, read_info
 from treadle.checkpoint.save import folder_name, write_checkpoint
-from treadle.checkpoint.snapshot import Snapshots
-from treadle.checkpoint.tree import encode
+from treadle.checkpoint.snapshot import Place, Snapshots
+from treadle.checkpoint.tree import Encoded, encode
 from treadle.config.schema import CheckpointConfig
 from treadle.core.errors import CheckpointError
 from treadle.core.when import Duration, Progress
@@ -46,7 +49,9 @@ class Checkpoints:
         self._keep_every = None if config.keep_every is None else Duration.parse(config.keep_every)
         self._records: dict[int, Record] = {}
         self._resumed_from: tuple[int, ...] = ()
+        self._every = Duration.parse(config.every)
         self._snapshots = Snapshots()
+        self._prepared = False
         self._writing: _Writing | None = None
         self._spent = 0.0
 
@@ -99,13 +104,46 @@ class Checkpoints:
 
     # --- saving ---
 
+    def prepare(self, progress: Progress, tensors: Callable[[], Iterable[torch.Tensor]]) -> None:
+        """Have memory made ready for the first copy, once, where one will fall due before the end: the last checkpoint needs none.
+
+        Args:
+            progress: where the run is, after a step at least: only then is there an optimizer's state.
+            tensors: gives what will be copied, as far as known.
+        """
+        if self._prepared or not self._config.background or not progress.fraction:
+            return
+        due = self._every.amount(progress)
+        if math.floor(due) + 1 < due / progress.fraction:
+            self._prepared = True
+            self._snapshots.reserve(tensors())
+
+    def take_apart(self, states: Mapping[str, Any], weights: Set[Place], wait: bool) -> tuple[dict[str, Encoded], Set[Place]]:
+        """The states of tracked objects as `begin` wants them.
+
+        Args:
+            states: the state of each, by name.
+            weights: where floating tensors lie that shall be looked at on the way.
+            wait: whether nothing of the states changes until it has settled; else a snapshot of them is taken.
+
+        Returns:
+            the states, and those of the weights that were found finite: none where nothing is copied.
+
+        Raises:
+            CheckpointError: a state cannot be stored.
+        """
+        if wait:
+            return {name: encode(state, name) for name, state in states.items()}, frozenset()
+        assert self._writing is None, "what is being written is the snapshot before"
+        self._prepared = True
+        return self._snapshots.take(states, weights)
+
     def begin(
         self,
         progress: Progress,
-        states: Mapping[str, Any],
+        encoded: Mapping[str, Encoded],
         value: float | None,
         *,
-        wait: bool,
         before: Callable[[], None] = lambda: None,
         after: Callable[[], None] = lambda: None,
     ) -> None:
@@ -113,17 +151,12 @@ class Checkpoints:
 
         Args:
             progress: where the run is.
-            states: the state of each tracked object.
+            encoded: the state of each tracked object, from `take_apart`.
             value: the value that says which is best, where it was measured at this step.
-            wait: whether nothing of the states changes until it has settled; else a snapshot of them is taken.
             before: what has to be on the disk before the checkpoint is; called from the writing thread.
             after: called from there once the checkpoint is safe.
-
-        Raises:
-            CheckpointError: a state cannot be stored.
         """
         assert self._writing is None, "one at a time"
-        encoded = {name: encode(state, name) for name, state in states.items()} if wait else self._snapshots.take(states)
         counters = {name: getattr(progress, name) for name in ("steps", "samples", "epochs", "into_epoch", "epoch_size")}
         info = {"step": progress.steps, "value": value, "best": self._config.best, "progress": counters}
         record = Record(progress.steps, value, self._milestone(counters))
@@ -198,7 +231,7 @@ class Checkpoints:
         """End what is being written, and let go of the memory for copies."""
         self.cancel()
         self.settle()
-        self._snapshots = Snapshots()
+        self._snapshots.close()
 
     def _clean(self, stay: set[int], after: Callable[[], None]) -> list[str]:
         """What follows a save. In this order, so that nothing that is named anywhere is missing, whenever it is cut short."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from treadle.checkpoint.generators import OwnGenerator, with_state
+from treadle.checkpoint.snapshot import Place, place_of
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
 from treadle.system.transfer import to_host
@@ -88,18 +89,31 @@ class Tracked:
         """Those that are random generators, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, OwnGenerator)}
 
-    def check_finite(self, step: int, last: Path | None) -> None:
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """The weights of models and what optimizers hold for them: nearly all that is copied for a checkpoint."""
+        for item in self._objects.values():
+            if isinstance(item, nn.Module):
+                yield from item.parameters()
+            elif isinstance(item, Optimizer):
+                yield from (value for values in item.state.values() for value in values.values() if isinstance(value, torch.Tensor))
+
+    def weights(self) -> set[Place]:
+        """Where in the host's memory the weights lie that `check_finite` will look at."""
+        return {found for model in self.models().values() for p in _weights(model).values() if (found := place_of(p))}
+
+    def check_finite(self, step: int, last: Path | None, finite: Set[Place] = frozenset()) -> None:
         """Raise where weights are not finite: a checkpoint of them would only take the place of a good one.
 
         Args:
             step: optimizer steps done.
             last: the newest checkpoint, for the message.
+            finite: where weights lie that are known to be.
 
         Raises:
             NonFiniteLoss: the first few such weights are named.
         """
         for name, model in self.models().items():
-            tensors = {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
+            tensors = {key: p for key, p in _weights(model).items() if place_of(p) not in finite}
             if wrong := _not_finite(tensors):
                 raise NonFiniteLoss(
                     f"weights of {name!r} are not finite after step {step}: {', '.join(wrong[:5])}; "
@@ -177,6 +191,10 @@ class Tracked:
                         f"the state of {name!r} in the checkpoint does not fit this {type(item).__name__}: {error}\n"
                         "make it as it was to go on, or give another run_dir for a new run"
                     ) from None
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
 
 
 def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:

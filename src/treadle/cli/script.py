@@ -40,7 +40,7 @@ def main(function: Callable[[Any], Any], arguments: Sequence[str] | None = None)
 
 
 def _run(function: Callable[[Any], Any], name: str, words: list[str]) -> int:
-    from treadle.result import Result
+    from treadle.core.result import Result
     from treadle.trainer import Trainer
 
     given = Configured.of(function, name)

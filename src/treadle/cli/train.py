@@ -10,7 +10,7 @@ from treadle.cli.main import exit_code
 from treadle.log.tables import print_json
 
 if TYPE_CHECKING:
-    from treadle.result import Result
+    from treadle.core.result import Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -109,7 +109,4 @@ class SideStream:
         return replace(coming.host, parts=[to_device(part, self._device) for part in coming.parts])
 
     def _moved(self, leaf: Any) -> Any:
-        return self._pinned(leaf).to(self._device, non_blocking=True) if isinstance(leaf, torch.Tensor) else leaf
-
-    def _pinned(self, leaf: torch.Tensor) -> torch.Tensor:
-        return leaf if leaf.is_pinned() else pinned(leaf)
+        return pinned(leaf).to(self._device, non_blocking=True) if isinstance(leaf, torch.Tensor) else leaf

@@ -35,14 +35,10 @@ class Chunk:
     ends_epoch: bool
 
 
-def _cuts(count: int, size: int | None) -> list[slice]:
-    size = size or count
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
 def collated(samples: list[Any], collate: Collate, micro_batch: int | None) -> tuple[list[Any], list[int]]:
     """Samples as micro-batches. A collate that draws for each sample draws the same however the batch is cut."""
-    parts = [samples[cut] for cut in _cuts(len(samples), micro_batch)]
+    size = micro_batch or len(samples)
+    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
     return [collate(part) for part in parts], [len(part) for part in parts]
 
 

@@ -74,21 +74,16 @@ class Loader:
         self._read_size = None if source.prepare is not None else micro_batch
         self.drop_last = drop_last if source.drop_last is None else source.drop_last
         self.seed, self.device = seed, device
-        self._workers = source.workers or Workers(min(8, os.cpu_count() or 1) if workers == "auto" else int(workers))
+        self.workers = source.workers or Workers(min(8, os.cpu_count() or 1) if workers == "auto" else int(workers))
         self.notes = list(source.notes)
         if source.batch_size and source.batch_size != batch_size:
             self.notes.append(f"batch_size {source.batch_size} of the DataLoader is used, not {batch_size} of the config")
-        if source.kind == "streamed" and self._workers.count > 1:
-            self._workers = Workers(1, self._workers.init, self._workers.context, self._workers.prefetch)
+        if source.kind == "streamed" and self.workers.count > 1:
+            self.workers = Workers(1, self.workers.init, self.workers.context, self.workers.prefetch)
             self.notes.append("an IterableDataset is read by one worker: several would each read all of it")
         self._memory = InMemory(source, goes_to(source, device, resident)) if source.kind == "tensors" else None
         if self.epoch_steps == 0:
             raise DataError(f"drop_last leaves no batch: the dataset has {source.length} samples, a batch {self.batch_size}")
-
-    @property
-    def workers(self) -> Workers:
-        """The processes that load."""
-        return self._workers
 
     @property
     def epoch_size(self) -> int | None:
@@ -137,7 +132,7 @@ class Loader:
     def peek(self) -> Any:
         """The first micro-batch, read in this process and without moving anything; for checks before the start."""
         one = copy(self)
-        one._workers, one.source = Workers(0), copy(self.source)
+        one.workers, one.source = Workers(0), copy(self.source)
         data = self.source.data
         if hasattr(data, "__next__"):  # an iterator is read only once: what was looked at is put back
             ahead = list(islice(data, 1))
@@ -184,10 +179,10 @@ class Loader:
             return _isolated(batched(source, self.seed, self.micro_batch, epoch, into, mark))
         if kind == "streamed":
             stream = Stream(source, self.seed, self.batch_size, self._read_size, self.drop_last, epoch, into, mark)
-            return self._with_workers(stream, None) if self._workers.count else _isolated(iter(stream))
+            return self._with_workers(stream, None) if self.workers.count else _isolated(iter(stream))
         samples = fetch.Fetch(source, self.seed, self._read_size)
         chunks = self._chunks(epoch, into)
-        return self._with_workers(samples, chunks) if self._workers.count else _isolated(samples[chunk] for chunk in chunks)
+        return self._with_workers(samples, chunks) if self.workers.count else _isolated(samples[chunk] for chunk in chunks)
 
     def _places(self, epoch: int, into: int) -> Iterator[tuple[int, int, int, bool]]:
         """Where each batch stands: epoch, first position, samples, and whether it is the epoch's last."""
@@ -214,7 +209,7 @@ class Loader:
         return Reader(self.source.order, self.seed, self.source.length)
 
     def _with_workers(self, dataset: Any, chunks: Iterator[fetch.Chunk] | None) -> Iterator[Batch]:
-        workers = self._workers
+        workers = self.workers
         loader = DataLoader(
             dataset,
             sampler=chunks,

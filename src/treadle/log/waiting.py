@@ -42,8 +42,8 @@ class Waiting:
             return ""
         self._said = self._steps
         return (
-            f"data: {self._waited / self._seconds:.0%} of the time was waiting for it".replace("%", " %")
-            + f" ({clock(self._waited)} of {clock(self._seconds)}); more machine.workers, or items that are cheaper to make, take that off"
+            f"data: {100 * self._waited / self._seconds:.0f} % of the time was waiting for it ({clock(self._waited)} of {clock(self._seconds)}); "
+            "more machine.workers, or items that are cheaper to make, take that off"
         )
 
     def first_line(self) -> str:

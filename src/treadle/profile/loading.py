@@ -10,6 +10,8 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+import torch
+
 from treadle.data.loader import Loader
 from treadle.data.sources import Workers
 from treadle.profile.measured import Data
@@ -40,9 +42,9 @@ def measure(loader: Loader | None, progress: Any, waited_s: float, now: Callable
     if data.kind != "indexed":
         return data
     here = copy(loader)
-    here._workers = Workers(0)
+    here.workers = Workers(0)
     # Copying and preparing are phases of their own.
-    here.device, here.source = type(loader.device)("cpu"), replace(loader.source, prepare=None)
+    here.device, here.source = torch.device("cpu"), replace(loader.source, prepare=None)
     took: list[float] = []
     with closing(here.batches(progress.epochs, progress.into_epoch)) as batches:
         began = start = now()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,10 @@ class Tensors:
 
     def add(self, tensor: torch.Tensor, owner: str) -> None:
         """A tensor is saved; one that shares its memory with another counts once, for who saved it first."""
-        if tensor.layout is not torch.strided:
-            held, address = Held.of(SAVED, owner, tensor), id(tensor)
-        else:
+        held, address = Held.of(SAVED, owner, tensor), id(tensor)
+        if tensor.layout is torch.strided:  # a view keeps all of its storage
             storage = tensor.untyped_storage()
-            address = storage.data_ptr()
-            held = Held(SAVED, owner, list(tensor.shape), str(tensor.dtype).removeprefix("torch."), storage.nbytes())
+            held, address = replace(held, bytes=storage.nbytes()), storage.data_ptr()
         if address not in self._known and address not in self._now:
             self._now[address] = held
 

@@ -48,6 +48,7 @@ SEAMS: tuple[tuple[Any, str, str], ...] = (
     (Log, "flush", LOGGING),
     (Log, "tick", LOGGING),
     (Log, "say", LOGGING),
+    (Checkpoints, "take_apart", CHECKPOINT),
     (Checkpoints, "begin", CHECKPOINT),
     (Checkpoints, "settle", CHECKPOINT),
     (Tracked, "states", CHECKPOINT),

@@ -35,35 +35,27 @@ def norm_of(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return get_total_norm(grads) if grads else torch.zeros(())
 
 
-class Roots:
-    """Backward passes from a loss, each begun with the loss's share of the whole batch's gradient."""
+def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None) -> None:
+    """Add the gradient of ``loss * share``.
 
-    def __init__(self) -> None:
-        self._ones: dict[tuple[torch.device, torch.dtype], torch.Tensor] = {}
+    The share is where the chain rule begins, so nothing is multiplied. Of `torch.autograd.backward` only what it
+    does in the end is called: what it looks for before takes a scalar loss longer than the whole of a small model.
+    The tensor it begins with is new each time: a hook may write into it, and a parameter may keep it as its gradient.
 
-    def backward(self, loss: torch.Tensor, share: float | torch.Tensor | None = None) -> None:
-        """Add the gradient of ``loss * share``.
-
-        The share is where the chain rule begins, so nothing is multiplied. Of `torch.autograd.backward` only what it
-        does in the end is called: what it looks for before takes a scalar loss longer than the whole of a small model.
-
-        Args:
-            loss: tensor of one number.
-            share: its weight; None for 1.
-        """
-        if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
-            torch.autograd.backward(loss if share is None else loss * share)
-            return
-        if share is None:
-            kind = loss.device, loss.dtype
-            root = self._ones.get(kind)
-            if root is None:
-                root = self._ones[kind] = torch.ones_like(loss)
-        elif isinstance(share, torch.Tensor):
-            root = share.detach().to(loss).reshape(())
-        else:
-            root = torch.full((), share, dtype=loss.dtype, device=loss.device)
-        _engine((loss,), (root,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    Args:
+        loss: tensor of one number.
+        share: its weight; None for 1.
+    """
+    if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
+        torch.autograd.backward(loss if share is None else loss * share)
+        return
+    if share is None:
+        root = torch.ones_like(loss)
+    elif isinstance(share, torch.Tensor):
+        root = share.detach().to(loss, copy=True).reshape(())
+    else:
+        root = torch.full((), share, dtype=loss.dtype, device=loss.device)
+    _engine((loss,), (root,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 class Finiteness:

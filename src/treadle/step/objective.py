@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from treadle.core.structure import describe
 
 Objective = Callable[..., Any]
 Count = int | float | torch.Tensor
+T = TypeVar("T")
 
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss)
 _CLASSIFYING = (nn.CrossEntropyLoss, nn.NLLLoss)
@@ -186,8 +187,8 @@ def keywords(objective: Objective) -> set[str] | None:
     return {p.name for p in parameters[2:]} | {p.name for p in parameters[:2] if p.kind is p.KEYWORD_ONLY}
 
 
-def accepted(objective: Objective, values: Mapping[str, float]) -> dict[str, float]:
-    """Those of some values that an objective takes as keywords."""
+def accepted(objective: Objective, values: Mapping[str, T]) -> dict[str, T]:
+    """Those of some values, or schedules, that an objective takes as keywords."""
     taken = keywords(objective) if values else set()
     return {name: value for name, value in values.items() if taken is None or name in taken}
 
@@ -209,6 +210,8 @@ def check_loss(loss: torch.Tensor, trains: bool) -> None:
         raise ObjectiveError(f"the loss must be a tensor of one number, got {loss!r}")
     if loss.numel() != 1:
         raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
+    if loss.is_complex():
+        raise ObjectiveError("the loss is a complex number, which has no smallest; take a real one of it, such as loss.abs()")
     if trains and not loss.requires_grad:
         raise ObjectiveError("the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)")
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
 from treadle.step.fast import Update
-from treadle.step.gradients import Finiteness, Roots, clip_gradients, norm_of, scale_gradients
+from treadle.step.gradients import Finiteness, backward, clip_gradients, norm_of, scale_gradients
 from treadle.step.objective import Count, Outcome
 from treadle.system.precision import Precision
 
@@ -74,7 +74,7 @@ class Step:
         self._refused = False  # whether something in it was not finite, so that it moves nothing
         self._left_out = False  # whether that was so in any window of the step
         self.has_moved = False
-        self._finiteness, self._roots = Finiteness(), Roots()
+        self._finiteness = Finiteness()
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
 
@@ -87,6 +87,11 @@ class Step:
         for optimizer in optimizers:
             if optimizer not in self._optimizers:
                 self._known(optimizer).clear()  # of what was before the run
+
+    def clear(self) -> None:
+        """Leave no gradient with any optimizer: it may move parameters that belong to none of the run's models."""
+        for known in self._optimizers.values():
+            known.clear()
 
     def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
         """Take the next batch. Called by the run."""
@@ -157,10 +162,10 @@ class Step:
         self._seen[self._part] = count
         share = count / self.samples if len(self._parts) > 1 else None
         if self._precision.dtype is None:
-            self._roots.backward(loss, share)
+            backward(loss, share)
             return
         with self._precision.full():
-            self._roots.backward(loss if self.scaler is None else self.scaler.scale(loss), share)
+            backward(loss if self.scaler is None else self.scaler.scale(loss), share)
 
     def update(self, optimizer: Optimizer, clip: float | None = None) -> None:
         """One optimizer update: unscale, clip, this step's schedule values, step, zero_grad.
@@ -217,8 +222,7 @@ class Step:
         self._seen.clear()
         self._explicit = self._updated = self._refused = False
         if len(self._optimizers) > 1:
-            for known in self._optimizers.values():
-                known.clear()
+            self.clear()
 
     def _weigh(self, optimizer: Optimizer) -> None:
         """Make the gradient that of the whole batch, which was cut into parts or scaled.

@@ -1,5 +1,6 @@
 """machine.micro_batch="auto": what does not fit is made again in smaller parts, and nothing else is different."""
 
+import weakref
 from functools import partial
 from typing import Any
 
@@ -177,3 +178,96 @@ def test_a_batch_is_cut_where_it_was_cut_before():
     part = torch.arange(5)
     small = cut(Batch([part, part + 5], [5, 5], 10, False), 2)
     assert [one.tolist() for one in small.parts] == [[0, 1], [2, 3], [4], [5, 6], [7, 8], [9]] and list(small.counts) == [2, 2, 1, 2, 2, 1]
+
+
+# --- what an attempt leaves behind ---
+
+
+def test_a_gradient_of_a_weight_outside_of_the_models_is_forgotten_too(tmp_path):
+    """Else it would be counted twice: the part that fitted has left it there."""
+
+    def trained(name: str, micro_batch: Any) -> list[torch.Tensor]:
+        net, scale, fails = build(99), nn.Parameter(torch.ones(())), [micro_batch == "auto"]
+        with treadle.Run(config(tmp_path / name, micro_batch)) as run:
+            model, optimizer = run.prepare(net, torch.optim.SGD([*net.parameters(), scale], lr=0.1))
+            run.track(model=model, optimizer=optimizer)
+
+            def body(step):
+                for place, (x, y) in enumerate(step):
+                    if fails[0] and (place or len(x) == 32):
+                        fails[0] = len(x) == 32
+                        raise torch.OutOfMemoryError("CUDA out of memory")
+                    step.backward(nn.functional.cross_entropy(model(x) * scale, y))
+                step.update(optimizer)
+
+            for step in run.steps((X, Y)):
+                run.attempt(body, step)
+        return [*net.parameters(), scale]
+
+    assert all(map(torch.equal, trained("auto", "auto"), trained("given", 8)))
+
+
+def test_an_update_that_is_left_out_is_counted_once(tmp_path):
+    def body(step, model, optimizer):
+        for place, (x, y) in enumerate(step):
+            loss = nn.functional.cross_entropy(model(x), y)
+            step.backward(loss * torch.nan if step.number == 3 else loss)
+            if step.number == 3 and place and len(x) == 16:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        step.update(optimizer)
+
+    given = config(tmp_path / "run", skip_non_finite=1)
+    result = treadle.Trainer(build(16), None, (X, Y), step=body, optimizer=partial(torch.optim.SGD, lr=0.1), config=given).fit()
+    assert (result.status, result.metrics["train/skipped_updates"]) == ("finished", 1)
+
+
+def test_nothing_of_the_failed_attempt_is_alive_when_the_next_begins(tmp_path):
+    class Watched(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            left.append([reference() is not None for reference in refs])
+            refs.clear()
+            hidden = self.layers[0](x)
+            refs.append(weakref.ref(hidden))
+            if len(x) > self.holds:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.layers[1:](hidden)
+
+    refs: list[Any] = []
+    left: list[list[bool]] = []
+    treadle.seed(7)
+    fit(tmp_path / "run", Watched(9))
+    assert left[:3] == [[], [False], [False]]  # tried with 32, 16 and 8
+
+
+# --- evaluations, and what is no step ---
+
+
+def test_an_evaluation_whose_batches_stay_as_they_are(tmp_path, capsys):
+    valid = treadle.Batches([(X, Y)])
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        treadle.train(
+            build(32), nn.CrossEntropyLoss(), (X, Y), valid=valid, optimizer=partial(torch.optim.SGD, lr=0.1), config=config(tmp_path / "run")
+        )
+    assert "its data comes in batches that stay as they are" in "".join(caught.value.__notes__)
+    assert "one sample at a time" not in "".join(caught.value.__notes__) and "did not fit" not in capsys.readouterr().out
+
+
+def test_an_evaluation_of_one_sample_that_does_not_fit(tmp_path):
+    class Eager(Small):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if not self.training:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    treadle.seed(7)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        fit(tmp_path / "run", Eager(99))
+    assert "an evaluation does not fit into memory one sample at a time" in "".join(caught.value.__notes__)
+
+
+def test_before_the_first_step_the_error_arrives_as_it_is(tmp_path):
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with treadle.Run(config(tmp_path / "run", duration="1 epoch")) as run, pytest.raises(torch.OutOfMemoryError):
+        run.attempt(full)

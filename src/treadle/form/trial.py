@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from treadle.data.batch import Batch
+from treadle.data.batch import Batch, copied
 from treadle.evaluation import as_found
 from treadle.run import Run
 from treadle.step.capture import Unrecordable
@@ -98,7 +98,7 @@ def _allowed(what: str) -> None:
 @contextmanager
 def _as_it_was(optimizer: Optimizer) -> Iterator[None]:
     """Put back the optimizer's state and options; what a form laid out anew keeps its place."""
-    states = {parameter: {key: _copied(value) for key, value in state.items()} for parameter, state in optimizer.state.items()}
+    states = {parameter: copied(state) for parameter, state in optimizer.state.items()}
     groups = [dict(group) for group in optimizer.param_groups]
     try:
         yield
@@ -112,7 +112,7 @@ def _as_it_was(optimizer: Optimizer) -> Iterator[None]:
 @contextmanager
 def _as_it_was_tracked(run: Run) -> Iterator[None]:
     """Put back the generators that the run tracks, and the loss scaler."""
-    kept = run.generators()
+    kept = run._loop.tracked.generators()
     own = {name: item.state_dict() for name, item in kept.items()}
     scaler = run.precision.scaler
     scale = None if scaler is None else scaler.state_dict()
@@ -123,7 +123,3 @@ def _as_it_was_tracked(run: Run) -> Iterator[None]:
             item.load_state_dict(own[name])
         if scaler is not None and scale is not None:
             scaler.load_state_dict(scale)
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, torch.Tensor) else value

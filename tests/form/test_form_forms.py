@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import treadle
-from treadle import errors, forms, trial
+from treadle import errors
 from treadle.checkpoint.restore import read_checkpoint
+from treadle.form import forms, trial
 from treadle.metrics import Accuracy
 from treadle.step.whole import WholeStep
 

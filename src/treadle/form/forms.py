@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from treadle.form.trial import fastest
 from treadle.run import Run
 from treadle.step.capture import Captured, CudaGraphs, Recorder, Unrecordable
 from treadle.step.objective import Objective, Outcome
 from treadle.step.step import Step
 from treadle.step.whole import Body, Made, WholeBody, WholeStep, why_not_whole
 from treadle.system.compiler import NotOneGraph, OneGraph, compiled
-from treadle.trial import fastest
 
 NAMES = {"eager": "as it is", "model": "with the model compiled", "step": "as one compiled graph"}
 """What can be asked for, and how it is called."""
@@ -125,7 +125,8 @@ class Forms:
 
     def _chosen(self, step: Step) -> str:
         """The form that this run was started with, or the fastest one."""
-        run, kept = self._run, self._run.choices.get("compile") or {}
+        run, choices = self._run, self._run._folder.choices
+        kept = choices.get("compile") or {}
         device = run.device.type
         if kept.get("device") == device and kept.get("form") in NAMES:
             run.say(f"machine.compile='auto': the step is made {NAMES[kept['form']]}, as when the run was started")
@@ -136,7 +137,7 @@ class Forms:
         found, seconds = fastest(run, self._candidates(), step, self._model, self._optimizer, self._objective)
         told = ", ".join(f"{NAMES[name]} {seconds[name] * 1e3:.3g} ms" for name in seconds)
         run.say(f"machine.compile='auto': the step is made {NAMES[found]}; of a batch of {step.samples}: {told}")
-        run.choices["compile"] = {"form": found, "device": device, "ms": {name: round(value * 1e3, 4) for name, value in seconds.items()}}
+        choices["compile"] = {"form": found, "device": device, "ms": {name: round(value * 1e3, 4) for name, value in seconds.items()}}
         return found
 
     def _candidates(self) -> dict[str, Callable[[Step], object]]:
