@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 import treadle
 from spending import TIME, Net, Slow, Spends, config, profiled, trainer
+from treadle.profile.memory import Tensors
+from treadle.profile.modules import Modules
 from treadle.profile.phases import BACKWARD, CHECKPOINT, EVALUATION, FORWARD, HANDLERS, LOGGING, METRICS, OPTIMIZER, OTHER, WAIT, Clock
 from treadle.profile.seams import SEAMS, seams
 
@@ -54,6 +56,67 @@ def test_what_a_module_does_between_its_parts_is_its_own(monkeypatch: pytest.Mon
     assert (modules["Between"].own_forward_s, modules["Between"].own_backward_s) == (near(0.003), near(0.007))
     assert (modules["twice"].own_forward_s, modules["twice"].own_backward_s) == (near(0.002), near(0.002))
     assert modules["Between"].backward_s == near(0.009)
+
+
+@pytest.mark.parametrize("watcher", [(Modules, "_own"), (Tensors, "add")], ids=["nodes", "saved tensors"])
+def test_what_watching_takes_is_no_time_of_any_module(watcher: tuple[Any, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    home, name = watcher
+    watches, calls = getattr(home, name), []
+
+    def slow(*arguments: Any) -> None:
+        TIME.spend(0.5)
+        calls.append(name)
+        watches(*arguments)
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Sequential(nn.Linear(4, 4), Spends(0.001, 0.002)), nn.Sequential(nn.ReLU(), nn.Linear(4, 1)), nn.Flatten(0))
+
+    monkeypatch.setattr(home, name, slow)
+    found = profiled(lambda: trainer(model=build).fit(), monkeypatch)
+    assert calls
+    assert {one.name: one.own_s for one in found.modules if one.own_s > 1e-9} == {"0.1": near(0.003)}
+    assert [one.name for one in found.modules if one.container] == ["Sequential", "0", "1"]
+    assert (found.modules[0].forward_s, found.modules[0].backward_s) == (near(0.001), near(0.002))
+
+
+def test_what_hooks_of_nodes_take_is_no_time_of_any_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each stamp is the last that is done before a node, and the first after it."""
+    timing = Modules._time
+
+    def slow(self: Modules, node: Any, owner: str) -> None:
+        node.register_prehook(lambda _: TIME.spend(0.5))
+        timing(self, node, owner)
+        node.register_hook(lambda *_: TIME.spend(0.5))
+
+    monkeypatch.setattr(Modules, "_time", slow)
+    modules = {one.name: one for one in profiled(lambda: trainer().fit(), monkeypatch).modules}
+    assert {name: one.own_backward_s for name, one in modules.items() if one.own_backward_s > 1e-9} == {"thin": near(0.001), "fat": near(0.004)}
+
+
+def test_a_forward_pass_that_raises_leaves_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is begun again in smaller parts while modules are watched: what follows is not taken for a part of what raised."""
+
+    class Grows(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += self.training
+            if calls == 8 and len(x) > 4:
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(x)
+
+    def objective(model: nn.Module, batch: Any) -> torch.Tensor:
+        loss = nn.functional.mse_loss(model(batch[0]), batch[1])
+        TIME.spend(0.1)
+        return loss
+
+    calls = 0
+
+    def program() -> None:
+        treadle.Trainer(Grows, objective, Slow(0.0), optimizer=torch.optim.SGD, config=config(machine={"micro_batch": "auto"})).fit()
+
+    modules = {one.name: one for one in profiled(program, monkeypatch).modules}
+    assert calls > 8
+    assert modules["Grows"].own_forward_s == near(0)
 
 
 def test_memory_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +355,7 @@ def test_who_is_watched_computes_the_same_bits(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_everything_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = [getattr(home, name) for home, name, _ in SEAMS]
+    before, call = [getattr(home, name) for home, name, _ in SEAMS], nn.Module.__call__
     made: list[nn.Module] = []
 
     def build() -> nn.Module:
@@ -301,6 +364,7 @@ def test_everything_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
     profiled(lambda: trainer(model=build).fit(), monkeypatch)
     assert [getattr(home, name) for home, name, _ in SEAMS] == before
+    assert nn.Module.__call__ is call
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in made[0].modules())
 
 

@@ -9,7 +9,7 @@ import torch
 from spending import TIME, Net, Slow, SlowSGD, SlowWriter, config, profiled, trainer
 from treadle.profile.measured import Data, Measured, Module
 from treadle.profile.phases import BACKWARD, CHECKPOINT, EVALUATION, FORWARD, LOGGING, OPTIMIZER, OTHER, TRANSFER, WAIT
-from treadle.profile.verdict import judge, with_workers
+from treadle.profile.verdict import fattest, judge, with_workers
 
 SETTINGS = {
     "batch_size": 10,
@@ -171,6 +171,23 @@ def test_a_model_whose_modules_are_not_known_is_judged_all_the_same() -> None:
     assert judge(measured({FORWARD: 1.0})).why == "100 % of the time is forward and backward"
     even = [Module(name, "Linear", 1, 0.001, 0.001, 0.001, 0.001, 0, 0) for name in "abc"]
     assert judge(measured({FORWARD: 6.0}, modules=even)).why == "100 % of the time is forward and backward"
+
+
+def test_a_container_is_never_the_fat_module() -> None:
+    box = Module("body", "Sequential", 1, 0.009, 0.009, 0.002, 0.002, 0, 0, container=True)
+    parts = [Module(name, "Linear", 1, 0.001, 0.001, 0.001, 0.001, 0, 0) for name in "ab"]
+    found = measured({FORWARD: 8.0}, modules=[box, *parts])
+    assert max(found.modules, key=lambda one: one.own_s) is box
+    assert judge(found).why == "100 % of the time is forward and backward"
+    assert fattest(replace(found, modules=[box])) is None
+
+
+@pytest.mark.parametrize(("other", "said"), [(20, False), (26, True)])
+def test_bookkeeping_is_worth_a_word_where_it_is_much(other: float, said: bool) -> None:
+    advice = judge(measured({FORWARD: 100 - other, OTHER: other})).advice
+    words = f"{other} % of the time is the loop's own bookkeeping; trace.json shows what it is made of; it is usually less, and a report of it is welcome"
+    assert (words in advice) is said
+    assert any("bookkeeping" in one for one in advice) is said
 
 
 def test_a_step_that_was_long_once_gives_no_advice_and_is_named() -> None:

@@ -24,6 +24,7 @@ class Module:
         own_backward_s: the same, without the modules in it.
         saved_bytes: what it saves for backward, with the modules in it.
         own_saved_bytes: the same, without them.
+        container: whether it only calls the modules in it, as an nn.Sequential does.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Module:
     own_backward_s: float
     saved_bytes: int
     own_saved_bytes: int
+    container: bool = False
 
     @property
     def own_s(self) -> float:

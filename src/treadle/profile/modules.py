@@ -1,15 +1,19 @@
 """Modules: how long each takes forward and backward, and what it saves for backward.
 
-The forward pass is told by hooks. The backward pass is told by the nodes of the autograd graph: each node belongs to the
+The forward pass is told by the calls of modules, wrapped from outside: a hook would begin only after torch's own way to it,
+and that would be time of the caller. The backward pass is told by the nodes of the autograd graph: each node belongs to the
 innermost module that was running when it was made, and says when it begins and ends. Nothing is put into the graph, so
 operations in place, and modules that share tensors, work as ever.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import nn
@@ -21,7 +25,7 @@ from treadle.profile.phases import BACKWARD, Clock, spans, totals
 from treadle.profile.times import Stamp, Times
 
 OUTSIDE = ""
-"""Owner of what no module does: the loss, and what the body of the step does by itself."""
+"""Owner of what no module does: the loss, what the body of the step does by itself, and the watching."""
 _COLLECTS = "AccumulateGrad"
 
 
@@ -43,7 +47,6 @@ class Modules:
         self._now, self._active = now, active
         self._owners: dict[Node, str] = {}
         self._stack = ExitStack()
-        self._entered: list[bool] = []
 
     @property
     def saw(self) -> bool:
@@ -52,9 +55,8 @@ class Modules:
 
     def open(self) -> None:
         """Begin to watch."""
-        for name, module in self.named.items():
-            self._stack.callback(module.register_forward_pre_hook(self._before(name), with_kwargs=True).remove)
-            self._stack.callback(module.register_forward_hook(self._after(name)).remove)
+        if self.named:
+            self._stack.enter_context(patch.object(nn.Module, "__call__", self._watched(nn.Module.__call__)))
         self._stack.enter_context(saved_tensors_hooks(self._pack, lambda tensor: tensor))
         self.forward.start()
 
@@ -72,7 +74,7 @@ class Modules:
             self._owners.clear()
 
     def seconds(self, times: Times) -> tuple[dict[str, float], dict[str, float]]:
-        """Each module's own time forward and backward, without that of the modules in it."""
+        """Each module's own time forward and backward, without that of the modules in it and that of the watching."""
         moments = times.seconds([stamp for _, stamp in self.forward.marks])
         forward = totals(spans([(name, at) for (name, _), at in zip(self.forward.marks, moments, strict=True)]))
         moments = times.seconds([stamp for _, start, end in self.backward for stamp in (start, end)])
@@ -82,22 +84,31 @@ class Modules:
         forward.pop(OUTSIDE, None)
         return forward, backward
 
-    def _before(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, more: Any) -> None:
-            self._entered.append(self._active())
-            if self._entered[-1]:
-                self._own((arguments, more), self.forward.top)  # what has no owner yet was made by the caller
-                self.forward.enter(name)
+    def _watched(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        """The call of any module; while it is watched, no module's time runs, so that what this takes is nobody's."""
+        names, here = {id(module): name for name, module in self.named.items()}, threading.get_ident()
+        enter, leave = self.forward.enter, self.forward.leave
 
-        return hook
-
-    def _after(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            if self._entered.pop():
-                self.forward.leave()
+        @wraps(call)
+        def watched(module: nn.Module, *arguments: Any, **more: Any) -> Any:
+            name = names.get(id(module))
+            if name is None or not self._active() or threading.get_ident() != here:
+                return call(module, *arguments, **more)
+            caller = self.forward.top
+            enter(OUTSIDE)
+            try:
+                self._own((arguments, more), caller)  # what has no owner yet was made by the caller
+                enter(name)
+                try:
+                    output = call(module, *arguments, **more)
+                finally:
+                    leave()
                 self._own(output, name)
+                return output
+            finally:
+                leave()
 
-        return hook
+        return watched
 
     def _own(self, value: Any, owner: str) -> None:
         """Give every node to an owner that leads to a value and has none."""
@@ -119,7 +130,10 @@ class Modules:
 
     def _pack(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._active():
-            self.saved.add(tensor, self.forward.top)
+            owner = self.forward.top
+            self.forward.enter(OUTSIDE)
+            self.saved.add(tensor, owner)
+            self.forward.leave()
         return tensor
 
 

@@ -61,7 +61,7 @@ def judge(measured: Measured) -> Verdict:
     main = _main(measured)
     advice = list(main.advice(measured))
     for other in sorted(_MATTERS, key=lambda one: -measured.share(*one.phases)):
-        if other is not main and measured.share(*other.phases) >= _NOTABLE:
+        if other is not main and measured.share(*other.phases) >= other.notable:
             advice += [f"{other.why(measured)}; {words}" for words in other.advice(measured)][:1]
     return Verdict(main.bound, main.why(measured), advice, notes)
 
@@ -83,6 +83,7 @@ class _Matter:
     phases: tuple[str, ...]
     why: Callable[[Measured], str]
     advice: Callable[[Measured], Iterator[str]]
+    notable: float = _NOTABLE
 
 
 def with_workers(measured: Measured, workers: int) -> float:
@@ -196,7 +197,7 @@ def _other(measured: Measured) -> Iterator[str]:
     if measured.mean_s < _SHORT_S:
         yield f"a step takes only {_ms(measured.mean_s)}: a larger batch makes more of each"
     else:
-        yield "look at trace.json: this much should not happen; tell us"
+        yield "trace.json shows what it is made of; it is usually less, and a report of it is welcome"
 
 
 # --- computing ---
@@ -226,8 +227,8 @@ def _launching_advice(measured: Measured) -> Iterator[str]:
 
 
 def fattest(measured: Measured) -> Module | None:
-    """The module that takes most time by itself; None where modules cannot be told apart."""
-    return max(measured.modules, key=lambda one: one.own_s, default=None)
+    """The module that takes most time by itself, of those that compute; None where modules cannot be told apart."""
+    return max((one for one in measured.modules if not one.container), key=lambda one: one.own_s, default=None)
 
 
 def _in_modules(measured: Measured) -> float:
@@ -306,5 +307,5 @@ _MATTERS = (
     _Matter("evaluation-bound", (EVALUATION,), _of(EVALUATION, what="is evaluation"), _evaluation),
     _Matter("checkpoint-bound", (CHECKPOINT,), _of(CHECKPOINT, what="waits for checkpoints"), _checkpoint),
     _Matter("handler-bound", (HANDLERS,), _of(HANDLERS, what="is handlers of events"), _handlers),
-    _Matter("overhead-bound", (OTHER,), _of(OTHER, what="is the loop's own bookkeeping"), _other),
+    _Matter("overhead-bound", (OTHER,), _of(OTHER, what="is the loop's own bookkeeping"), _other, notable=_MUCH),
 )

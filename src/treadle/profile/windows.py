@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
+from torch import nn
 from torch.optim import Optimizer
 
 from treadle.profile.measured import Module
@@ -181,6 +182,7 @@ class Inside:
                     own_backward_s=backward.get(name, 0.0) / self.steps,
                     saved_bytes=sum(saved[other] for other in within),
                     own_saved_bytes=saved[name],
+                    container=type(module).forward is nn.Sequential.forward,
                 )
             )
         return rows if self._modules.saw else []
