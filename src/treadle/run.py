@@ -103,7 +103,7 @@ class Run:
         self.dir = Path(self.config.run_dir)
         self._folder = RunFolder(self.dir, self._origin)
         self._folder.notes += notes
-        self._log = Log(self._folder.path, [*default_writers(self.config.log), *self._writers])
+        self._log = Log(self._folder.path, [*default_writers(self.config.log, self.config.machine.workers), *self._writers])
 
     def _open_folder(self) -> None:
         """Take the folder; a number that another run took since it was chosen is chosen again."""

@@ -2,14 +2,32 @@
 
 import pytest
 
+from treadle.config.schema import LogConfig
 from treadle.log.console import Console
+from treadle.log.log import default_writers
 from treadle.log.waiting import Waiting
+from treadle.system import cores
 
 LINE = "data: 40 % of the time was waiting for it (0:04 of 0:10); more machine.workers, or items that are cheaper to make, take that off"
 
 
 def row(step, data_s, step_s=0.01, **values):
     return {"step": step, "epoch": step / 1000, "time/step_s": step_s, "time/data_s": data_s, **values}
+
+
+@pytest.mark.parametrize(("workers", "advised"), [(0, True), (3, True), (4, False), ("auto", False)])
+def test_more_workers_are_advised_only_where_cores_are_free(workers, advised, monkeypatch, capsys):
+    monkeypatch.setattr(cores, "cores", lambda: 4)
+    console = default_writers(LogConfig(console="plain", tensorboard=False), workers)[0]
+    console.write(row(1000, 0.004, **{"train/epoch_loss": 1.0}))
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == LINE if advised else said.endswith("; no core is free for more workers; cheaper items take that off")
+
+
+def test_a_single_core_is_not_free():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cores, "cores", lambda: 1)
+        assert not cores.are_free(0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ number, the position, because order and augmentation are functions of it; a stre
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
@@ -27,6 +26,7 @@ from treadle.data.order import Order, Reader
 from treadle.data.prepare import prepared
 from treadle.data.sources import Workers, resolve
 from treadle.data.stream import Mark, Stream, at_hand, batched, can_index, has_state, listed
+from treadle.system.cores import loading
 from treadle.system.seed import preserved_rng
 from treadle.system.signals import deaf_children
 
@@ -74,7 +74,7 @@ class Loader:
         self._read_size = None if source.prepare is not None else micro_batch
         self.drop_last = drop_last if source.drop_last is None else source.drop_last
         self.seed, self.device = seed, device
-        self.workers = source.workers or Workers(min(8, os.cpu_count() or 1) if workers == "auto" else int(workers))
+        self.workers = source.workers or Workers(loading(workers))
         self.notes = list(source.notes)
         if source.batch_size and source.batch_size != batch_size:
             self.notes.append(f"batch_size {source.batch_size} of the DataLoader is used, not {batch_size} of the config")

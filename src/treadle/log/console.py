@@ -26,11 +26,12 @@ class Console:
     Args:
         style: "rich" (a bar that moves, tables), "plain" (a line for each epoch or evaluation), "quiet", or "auto":
             rich on a terminal, plain elsewhere.
+        free: whether cores are free for more workers, where data is waited for.
     """
 
     live = True
 
-    def __init__(self, style: str = "auto") -> None:
+    def __init__(self, style: str = "auto", free: bool = True) -> None:
         self._style = ("rich" if _moves(sys.stdout) else "plain") if style == "auto" else style
         self._bar: Any = None
         self._task: Any = None
@@ -38,7 +39,7 @@ class Console:
         self._known: list[str] = []  # the columns, with those that did not fit
         self._warned: set[str] = set()
         self._spoke = time.monotonic()
-        self._waiting = Waiting()
+        self._waiting = Waiting(free)
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin; what was shown before is not shown again."""

@@ -21,6 +21,7 @@ from treadle.log.journal import Journal, read_journal
 from treadle.log.notebook import Notebook, in_notebook
 from treadle.log.tensorboard import TensorBoard
 from treadle.log.writer import COUNTERS, Row, Writer, is_clock
+from treadle.system.cores import are_free
 from treadle.system.transfer import to_host
 
 
@@ -225,12 +226,17 @@ def _kept(name: str, value: Any) -> Any:
         ) from None
 
 
-def default_writers(config: LogConfig) -> list[Writer]:
+def default_writers(config: LogConfig, workers: int | str = 0) -> list[Writer]:
     """The writers that a config asks for.
+
+    Args:
+        config: that of the log.
+        workers: value of `machine.workers`: more of them are advised only where cores are free.
 
     Raises:
         ConfigError: TensorBoard is asked for and not installed.
     """
     wants_tensorboard = TensorBoard.installed() if config.tensorboard == "auto" else config.tensorboard
-    console = Notebook() if config.console in ("auto", "rich") and in_notebook() else Console(config.console)
+    free = are_free(workers)
+    console = Notebook(free) if config.console in ("auto", "rich") and in_notebook() else Console(config.console, free)
     return [console, *([TensorBoard()] if wants_tensorboard else [])]

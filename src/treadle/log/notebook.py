@@ -38,16 +38,20 @@ class Display:
 
 
 class Notebook:
-    """Shows a run below its cell: what there is to say and the bar in one output, the table in another, which changes seldom."""
+    """Shows a run below its cell: what there is to say and the bar in one output, the table in another, which changes seldom.
+
+    Args:
+        free: whether cores are free for more workers, where data is waited for.
+    """
 
     live = True
 
-    def __init__(self) -> None:
+    def __init__(self, free: bool = True) -> None:
         self._head, self._table = Display(), Display()
         self._lines: list[str] = []
         self._rows: list[tuple[Row, dict[str, float]]] = []
         self._place, self._done, self._facts = "", 0.0, ""
-        self._waiting = Waiting()
+        self._waiting = Waiting(free)
 
     def open(self, folder: Path, rows: Iterable[Row]) -> None:
         """Begin, with the table of a run that goes on."""

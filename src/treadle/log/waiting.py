@@ -12,6 +12,9 @@ _SHARE, _STEP_S, _SECONDS = 0.05, 5e-4, 1.0
 class Waiting:
     """Adds up what the rows say of time: `time/data_s` of `time/step_s`.
 
+    Args:
+        free: whether cores are free for more workers.
+
     Example:
         >>> waiting = Waiting()
         >>> waiting.add({"step": 1000, "time/step_s": 0.010, "time/data_s": 0.004})
@@ -21,7 +24,8 @@ class Waiting:
         ''
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free: bool = True) -> None:
+        self._free = free
         self._step = 0
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
         self._said = 0
@@ -41,10 +45,10 @@ class Waiting:
         if not worth or self._said == self._steps:
             return ""
         self._said = self._steps
-        return (
-            f"data: {100 * self._waited / self._seconds:.0f} % of the time was waiting for it ({clock(self._waited)} of {clock(self._seconds)}); "
-            "more machine.workers, or items that are cheaper to make, take that off"
-        )
+        told = f"data: {100 * self._waited / self._seconds:.0f} % of the time was waiting for it ({clock(self._waited)} of {clock(self._seconds)})"
+        if self._free:
+            return f"{told}; more machine.workers, or items that are cheaper to make, take that off"
+        return f"{told}; no core is free for more workers; cheaper items take that off"
 
     def first_line(self) -> str:
         """The same, once in a run: with the first row of an epoch that it is worth it."""

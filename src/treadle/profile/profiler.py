@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from treadle.profile.phases import WAIT, Clock
 from treadle.profile.seams import seams
 from treadle.profile.times import Times
 from treadle.profile.windows import INSIDE, TRACED, Inside, Timed, Traced, Warmup, Window
+from treadle.system.cores import cores
 from treadle.system.stage import Profiled
 
 REPORT, TRACE = "profile.json", "trace.json"
@@ -94,7 +94,7 @@ class Profiler:
             device=str(run.device),
             gpu=torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None,
             threads=torch.get_num_threads(),
-            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+            cores=cores(),
             settings=settings,
             data=measure(self._loader, run.progress, waited_s, self._times.now),
         ).save(self._folder / REPORT)
