@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from treadle.core.errors import ObjectiveError
 from treadle.step.gradients import backward
+from treadle.step.objective import check_loss
 
 
 class InPlace(torch.autograd.Function):
@@ -67,3 +69,8 @@ def test_two_parameters_never_hold_the_same_gradient():
     assert one.grad is not None and other.grad is not None
     one.grad.mul_(5)
     assert other.grad == 1
+
+
+def test_a_complex_loss_is_refused():
+    with pytest.raises(ObjectiveError, match="complex number"):
+        check_loss(nn.Parameter(torch.tensor(1 + 1j)) * 2, trains=True)

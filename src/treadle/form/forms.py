@@ -84,6 +84,8 @@ class Forms:
             step: the first one, to try with.
         """
         asked = self._run.config.machine.compile
+        if asked:
+            self._run.say(f"machine.compile={asked!r}: torch.compile is at work; the first step may take a minute")
         form = self._form(self._chosen(step) if asked == "auto" else _ASKED[asked], self._feed)
         if self._why_not and (asked == "step" or self._records):
             self._run.say(f"warning: the step cannot be one graph, because {self._why_not}; it is made {NAMES['model' if asked else 'eager']}")
