@@ -13,10 +13,8 @@ from typing import Any
 import torch
 from harness import Benchmark
 from peers import PEERS
-from tasks import TREADLE, Task, by_hand, by_treadle
+from tasks import TREADLE, Task, by_hand
 from torch import nn
-
-import treadle
 
 LR = 0.01
 
@@ -49,14 +47,6 @@ def without_optimizer(task: Task) -> Callable[[], Any]:
 
 for name, way in TREADLE.items():
     BENCH.add(name, way)
-
-
-@BENCH.entrant("treadle, one compiled step")
-def one_graph(task: Task) -> Callable[[], Any]:
-    task.config |= {"machine": treadle.MachineConfig(compile="step"), "batch_size": 16}
-    return by_treadle(task, everything=False)
-
-
 for name, (way, package) in PEERS.items():
     BENCH.add(name, way, needs=package)
 
