@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import treadle_mnist
 from harness import Benchmark
-from peers import PEERS
+from peers import add_peers
 from tasks import Task, by_hand, by_treadle
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -134,8 +134,7 @@ def raw(task: Any) -> Callable[[], Any]:
 BENCH.add("treadle, nothing logged", partial(by_treadle, everything=False))
 BENCH.add("treadle, nothing logged / floor", partial(by_treadle, everything=False), base="compute floor")
 BENCH.add("treadle, everything", everything)
-for name, (way, package) in PEERS.items():
-    BENCH.add(name, way, needs=package)
+add_peers(BENCH)
 
 if __name__ == "__main__":
     BENCH.main()

@@ -11,6 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 import torch
+from harness import Benchmark
 from tasks import Task
 from torch import nn
 from torch.utils.data import DataLoader
@@ -179,8 +180,10 @@ WAYS = {
     "accelerate": (by_accelerate, "accelerate"),
     "transformers": (by_transformers, "transformers"),
 }
-PEERS = {
-    f"{name}, {mode}": (partial(way, everything=mode == "everything"), package)
-    for name, (way, package) in WAYS.items()
-    for mode in ("nothing logged", "everything")
-}
+
+
+def add_peers(bench: Benchmark) -> None:
+    """Each of them with nothing logged, and with what it usually shows and logs; one that is not installed is left out."""
+    for name, (way, package) in WAYS.items():
+        for mode in ("nothing logged", "everything"):
+            bench.add(f"{name}, {mode}", partial(way, everything=mode == "everything"), needs=package)

@@ -11,7 +11,7 @@ from pydoc_data.topics import topics
 
 import torch
 from harness import Benchmark
-from peers import PEERS
+from peers import add_peers
 from tasks import TREADLE, Task, by_hand
 from torch import nn
 from torch.nn import functional as F
@@ -82,8 +82,7 @@ BENCH = Benchmark(__file__, task, sizes=(2, 22), small=(1,), unit="ms an update"
 BENCH.add("by hand", by_hand)
 for name, way in TREADLE.items():
     BENCH.add(name, way)
-for name, (way, package) in PEERS.items():
-    BENCH.add(name, way, needs=package)
+add_peers(BENCH)
 
 if __name__ == "__main__":
     BENCH.main()

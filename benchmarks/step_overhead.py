@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from harness import Benchmark
-from peers import PEERS
+from peers import add_peers
 from tasks import TREADLE, Task, by_hand
 from torch import nn
 
@@ -47,8 +47,7 @@ def without_optimizer(task: Task) -> Callable[[], Any]:
 
 for name, way in TREADLE.items():
     BENCH.add(name, way)
-for name, (way, package) in PEERS.items():
-    BENCH.add(name, way, needs=package)
+add_peers(BENCH)
 
 if __name__ == "__main__":
     BENCH.main()
