@@ -37,7 +37,8 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "attempt autocast check_data config dir due evaluate latest loader log models on optimizers prepare progress result say step steps stop track",
+    "Run": "attempt autocast check_data config dir due evaluate latest loader log models on optimizers prepare progress result say "
+    "step steps stop track",
     "Trainer": "evaluate fit keywords on predict",
 }
 
