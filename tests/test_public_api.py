@@ -9,9 +9,9 @@ import pytest
 import treadle
 
 NAMES = {
-    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "LogConfig", "MachineConfig", "Outcome",
-    "Plot", "Result", "Run", "Samples", "Step", "Trainer", "Writer", "data", "errors", "load_config", "load_weights", "main", "metrics",
-    "read_journal", "schedules", "seed", "supervised", "train",
+    "Batches", "CheckpointConfig", "Config", "DataConfig", "EMA", "EarlyStop", "EvaluateConfig", "Evaluation", "LogConfig", "MachineConfig",
+    "Outcome", "Plot", "Result", "Run", "SWA", "Samples", "Step", "Trainer", "Writer", "data", "errors", "load_config", "load_weights", "main",
+    "metrics", "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
 SIGNATURES = {
@@ -26,6 +26,9 @@ SIGNATURES = {
     "LogConfig": "every console tensorboard train_metrics",
     "Result": "status steps epochs metrics best last run_dir",
     "Outcome": "loss output target count logs",
+    "Evaluation": "data metrics every objective",
+    "EMA": "decay every start warmup name models",
+    "SWA": "start every name models",
     "EarlyStop": "monitor patience mode min_delta",
     "Plot": "names",
     "main": "function arguments",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from treadle.log.journal import read_journal
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
+    from treadle.policies.averages import EMA, SWA
     from treadle.policies.early_stop import EarlyStop
     from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from treadle.system.seed import seed
     from treadle.trainer import Trainer
     from treadle.training import train
+    from treadle.validation import Evaluation
 
 __version__ = "0.1.0"
 
@@ -39,14 +41,17 @@ _HOMES = {
     "CheckpointConfig": "treadle.config.schema",
     "Config": "treadle.config.schema",
     "DataConfig": "treadle.config.schema",
+    "EMA": "treadle.policies.averages",
     "EarlyStop": "treadle.policies.early_stop",
     "EvaluateConfig": "treadle.config.schema",
+    "Evaluation": "treadle.validation",
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
     "Outcome": "treadle.step.objective",
     "Plot": "treadle.log.plot",
     "Result": "treadle.core.result",
     "Run": "treadle.run",
+    "SWA": "treadle.policies.averages",
     "Samples": "treadle.data.sources",
     "Step": "treadle.step.step",
     "Trainer": "treadle.trainer",
@@ -62,12 +67,15 @@ _HOMES = {
 _MODULES = {"data": "treadle.data", "errors": "treadle.errors", "metrics": "treadle.metrics", "schedules": "treadle.schedules"}
 
 __all__ = [
+    "EMA",
+    "SWA",
     "Batches",
     "CheckpointConfig",
     "Config",
     "DataConfig",
     "EarlyStop",
     "EvaluateConfig",
+    "Evaluation",
     "LogConfig",
     "MachineConfig",
     "Outcome",

@@ -122,9 +122,10 @@ class Events:
         return self._handlers[event]
 
     def cadences(self) -> list[tuple[str, Duration]]:
-        """The cadence of every handler that has one, with the handler's name."""
+        """The cadence of every handler that has one, also of an object that keeps its own as ``every``, with the handler's name."""
         handlers = [registered for found in self._handlers.values() for registered in found]
-        return [(_name(registered.handler), registered.every) for registered in handlers if registered.every is not None]
+        own = [(_name(one), one.every) for one in self.objects if isinstance(getattr(one, "every", None), Duration)]  # type: ignore[attr-defined]
+        return [(_name(registered.handler), registered.every) for registered in handlers if registered.every is not None] + own
 
     def fire(self, event: str, run: Any, before: Progress, after: Progress) -> None:
         """Call the handlers of an event that want this moment."""

@@ -1,0 +1,206 @@
+"""Validation: the sets that a trainer evaluates while it trains, each under its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from treadle.core.errors import ConfigError, DataError, ObjectiveError
+from treadle.core.structure import describe
+from treadle.core.weights import weight_sets, with_weights
+from treadle.core.when import Duration
+from treadle.data.loader import Loader
+from treadle.metrics.group import Group, Metric
+from treadle.step.objective import Objective, Supervised, accepted, as_objective
+from treadle.system.precision import Precision
+from treadle.system.seed import preserved_rng
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A dataset with a say of its own in how it is evaluated, for ``valid=`` of `Trainer` and `train`, and `Trainer.evaluate`.
+
+    Args:
+        data: the dataset, see `treadle.data.sources`.
+        metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name; the trainer's unless told, none with ``{}``.
+        every: how often; ``config.evaluate.every`` unless told. It is evaluated at the end of the run as well.
+        objective: a loss module or ``objective(model, batch)``; the trainer's unless told.
+
+    Raises:
+        ConfigError: `every` cannot be read.
+
+    Example:
+        >>> from treadle.metrics import Accuracy
+        >>> noisy = Evaluation([(0.1, 1)], metrics={"accuracy": Accuracy()}, every="2 epochs")
+        >>> valid = {"clean": [(0.0, 1)], "noisy": noisy}  # logged as valid/clean/loss, valid/noisy/loss, valid/noisy/accuracy
+    """
+
+    data: Any
+    metrics: Mapping[str, Metric] | None = None
+    every: str | Duration | None = None
+    objective: Any = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            Duration.parse(self.every)
+
+
+@dataclass(frozen=True)
+class EvaluatedSet:
+    """One set, with everything that it is evaluated with.
+
+    Args:
+        name: its name; empty for the only one.
+        data: the dataset.
+        objective: gives the loss of a batch, and what the metrics see.
+        metrics: counted for this set alone.
+        every: how often; None for the end of the run only.
+    """
+
+    name: str
+    data: Any
+    objective: Objective
+    metrics: Group
+    every: str | Duration | None
+
+    def prefix(self, *around: str) -> str:
+        """What goes before the names of its values: ``valid/noisy`` of ``("valid",)``, ``valid/noisy/ema`` of ``("valid", "ema")``."""
+        return "/".join(filter(None, [*around[:1], self.name, *around[1:]]))
+
+
+def named_data(data: Any) -> dict[str, Any]:
+    """The sets that somebody gave, by name; a single one has none.
+
+    A mapping from names to tensors or arrays is one dataset, each of them a field of it. A mapping from names to anything else is several sets.
+
+    Raises:
+        DataError: a mapping has both, is empty, or a name cannot be part of a value's name.
+    """
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping) or not (data.keys() and all(isinstance(name, str) for name in data)):
+        return {"": data}
+    fields = [isinstance(value, (torch.Tensor, np.ndarray)) for value in data.values()]
+    if all(fields):
+        return {"": data}
+    if any(fields):
+        raise DataError(
+            f"a mapping of tensors is one dataset, and a mapping of datasets is several sets; this one is both: {describe(data)}. "
+            "Wrap a tensor that is a dataset by itself: treadle.Evaluation(tensor)"
+        )
+    for name in data:
+        if not name or "/" in name or not name.isprintable():
+            raise DataError(f"the set {name!r} cannot have this name: it becomes part of a value's name, as in valid/clean/loss")
+    return dict(data)
+
+
+def splits(valid: Any) -> dict[str, Any]:
+    """The validation data as splits by name: ``valid``, or ``valid/clean`` and so on."""
+    return {f"valid/{name}" if name else "valid": one.data if isinstance(one, Evaluation) else one for name, one in named_data(valid).items()}
+
+
+def evaluated_sets(data: Any, objective: Objective, metrics: Group, every: str | None, device: torch.device) -> list[EvaluatedSet]:
+    """The sets that somebody gave, each with what it is evaluated with.
+
+    Args:
+        data: a dataset, an `Evaluation`, or several of these by name.
+        objective: of those that have none of their own.
+        metrics: of those that have none of their own.
+        every: of those that have no cadence of their own.
+        device: where metrics count.
+
+    Raises:
+        DataError: see `named_data`.
+        ObjectiveError: something is no objective, or no metric; the set is named.
+    """
+    found = []
+    for name, one in named_data(data).items():
+        one = one if isinstance(one, Evaluation) else Evaluation(one)
+        try:
+            own = objective if one.objective is None else as_objective(one.objective)
+            group = metrics if one.metrics is None else Group(one.metrics, device)
+        except ObjectiveError as error:
+            raise ObjectiveError(f"the set {name!r}: {error}" if name else str(error)) from None
+        if isinstance(own, Supervised):
+            own.to(device)
+        found.append(EvaluatedSet(name, one.data, own, group, one.every or every))
+    return found
+
+
+def check_weight_names(sets: list[EvaluatedSet], handlers: Iterable[object]) -> None:
+    """Raise where two values would have the same name.
+
+    Raises:
+        ConfigError: a set of weights is named like a validation set, a metric, or another set of weights.
+    """
+    for name in weight_sets(handlers):
+        taken = {one.name for one in sets} | {metric for one in sets for metric in [*one.metrics.names, "loss"]}
+        if name in taken:
+            raise ConfigError(f"the weights {name!r} have the name of a validation set or of a metric, so valid/{name} could be either; give name=")
+
+
+def evaluate_all(run: Any, model: Any, raw: Any, one: EvaluatedSet) -> None:
+    """Evaluate a set by the weights as they are, and by every other set of weights of the run, and log what comes out.
+
+    Args:
+        run: the run.
+        model: the model, or several by name, in the form in which it computes here.
+        raw: the same as the user gave it.
+        one: the set.
+    """
+    run.log(run.evaluate(model, one.objective, one.data, one.metrics), prefix=one.prefix("valid"))
+    for name, weights in weight_sets(run.events.objects).items():
+        if weights.ready:
+            run.log(run.evaluate(with_weights(raw, weights), one.objective, one.data, one.metrics), prefix=one.prefix("valid", name))
+
+
+def give_recompute(run: Any, handlers: Iterable[object], objective: Objective, loader: Loader) -> None:
+    """Let handlers that average weights, and have an attribute ``recompute``, compute BatchNorm's statistics on the training data."""
+
+    def recompute(averaged: nn.Module, raw: nn.Module) -> bool:
+        values = accepted(objective, run.step.values)
+        return recompute_statistics(averaged, raw, objective=objective, loader=loader, precision=run.precision, values=values)
+
+    for handler in handlers:
+        if hasattr(handler, "recompute"):
+            handler.recompute = recompute
+
+
+def recompute_statistics(
+    averaged: nn.Module, raw: nn.Module, *, objective: Objective, loader: Loader, precision: Precision, values: Mapping[str, float]
+) -> bool:
+    """Compute BatchNorm's statistics anew for weights that were averaged, by one pass over the training data.
+
+    As `torch.optim.swa_utils.update_bn`, but a last, shorter batch weighs as much as it has samples, layers that are frozen in
+    evaluation mode keep what they have, and random generators are left as they were.
+
+    Returns:
+        whether it was done: a stream cannot be read a second time while it is read.
+    """
+    if loader.is_stream:
+        return False
+    modes = [(module, other.training) for module, other in zip(averaged.modules(), raw.modules(), strict=True)]
+    moving = [module for module, trains in modes if trains and isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None]
+    momenta = [module.momentum for module in moving]
+    for norm in moving:
+        norm.reset_running_stats()
+    with preserved_rng(), torch.no_grad():
+        for module, trains in modes:
+            module.training = trains
+        seen = 0
+        for batch in loader.batches(epochs=1):
+            for part, count in zip(batch.parts, batch.counts, strict=True):
+                seen += count
+                for norm in moving:
+                    norm.momentum = count / seen
+                with precision.autocast():
+                    objective(averaged, part, **values)
+    for norm, momentum in zip(moving, momenta, strict=True):
+        norm.momentum = momentum
+    averaged.eval()
+    return True
