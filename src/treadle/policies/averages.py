@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import torch
@@ -257,12 +256,12 @@ class _Start:
 
 def _share(text: str) -> float:
     try:
-        percent = Decimal(text.strip().removesuffix("%").strip())
-    except InvalidOperation:
-        percent = Decimal(-1)
+        percent = float(text.strip().removesuffix("%"))
+    except ValueError:
+        percent = -1.0
     if not 0 <= percent < 100:
         raise ConfigError(f"start: {text!r} must be a share of the run from 0 % to less than 100 %, such as '75 %'")
-    return float(percent / 100)
+    return percent / 100
 
 
 def _has_statistics(model: nn.Module) -> bool:
