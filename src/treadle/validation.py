@@ -99,9 +99,25 @@ def named_data(data: Any) -> dict[str, Any]:
     return dict(data)
 
 
+def only_data(data: Any) -> Any:
+    """The dataset of what somebody gave for an evaluation.
+
+    Raises:
+        DataError: there are several.
+    """
+    found = named_data(data)
+    if len(found) != 1:
+        raise DataError(f"there are several datasets ({', '.join(found)}); give one of them")
+    return _data_of(next(iter(found.values())))
+
+
 def splits(valid: Any) -> dict[str, Any]:
     """The validation data as splits by name: ``valid``, or ``valid/clean`` and so on."""
-    return {f"valid/{name}" if name else "valid": one.data if isinstance(one, Evaluation) else one for name, one in named_data(valid).items()}
+    return {f"valid/{name}" if name else "valid": _data_of(one) for name, one in named_data(valid).items()}
+
+
+def _data_of(one: Any) -> Any:
+    return one.data if isinstance(one, Evaluation) else one
 
 
 def evaluated_sets(data: Any, objective: Objective, metrics: Group, every: str | None, device: torch.device) -> list[EvaluatedSet]:

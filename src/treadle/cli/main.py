@@ -31,6 +31,7 @@ VERBS = {
     "train": "train an experiment, or go on where it was",
     "check-data": "whether items of one split of an experiment's data are in another too",
     "evaluate": "the metrics of a run's weights on a dataset",
+    "predict": "the outputs of a run's model for a dataset, as a file",
     "profile": "where the time and memory of your program's steps go, and what to change",
     "prove": "run your program, kill it again and again, and compare every bit",
     "rerun": "make a run again from its record, and say whether it is the same to the bit",
@@ -45,7 +46,7 @@ VERBS = {
 }
 _GROUPS = {
     "Begin": ("demo", "new"),
-    "Train": ("check-data", "train", "evaluate", "profile"),
+    "Train": ("check-data", "train", "evaluate", "predict", "profile"),
     "Make again": ("prove", "rerun", "replay", "pack"),
     "Look": ("runs", "show", "diff", "plot", "board"),
     "Shell": ("completion",),
