@@ -35,7 +35,7 @@ from treadle.system.code import maker
 from treadle.system.device import check_graphs, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
-from treadle.validation import EvaluatedSet, check_weight_names, evaluate_all, evaluated_sets, give_recompute, splits
+from treadle.validation import EvaluatedSet, check_weight_names, evaluate_all, evaluated_sets, splits
 
 
 class Trainer:
@@ -282,8 +282,6 @@ class Trainer:
         self._taken: list[str] = list(accepted(self.objective, self._schedules))
         self._validation = evaluated_sets(self.valid, self.objective, self.metrics, self.config.evaluate.every, self.device)
         check_weight_names(self._validation, self._events.objects)
-        if not self._own_step:
-            give_recompute(run, self._events.objects, self.objective, self._loader)
         self._handle(run)
 
     def _handle(self, run: Run) -> None:

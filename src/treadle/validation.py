@@ -8,17 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from treadle.core.errors import ConfigError, DataError, ObjectiveError
 from treadle.core.structure import describe
 from treadle.core.weights import weight_sets, with_weights
 from treadle.core.when import Duration
-from treadle.data.loader import Loader
 from treadle.metrics.group import Group, Metric
-from treadle.step.objective import Objective, Supervised, accepted, as_objective
-from treadle.system.precision import Precision
-from treadle.system.seed import preserved_rng
+from treadle.step.objective import Objective, Supervised, as_objective
 
 
 @dataclass(frozen=True)
@@ -173,50 +169,3 @@ def evaluate_all(run: Any, model: Any, raw: Any, one: EvaluatedSet) -> None:
     for name, weights in weight_sets(run.events.objects).items():
         if weights.ready:
             run.log(run.evaluate(with_weights(raw, weights), one.objective, one.data, one.metrics), prefix=one.prefix("valid", name))
-
-
-def give_recompute(run: Any, handlers: Iterable[object], objective: Objective, loader: Loader) -> None:
-    """Let handlers that average weights, and have an attribute ``recompute``, compute BatchNorm's statistics on the training data."""
-
-    def recompute(averaged: nn.Module, raw: nn.Module) -> bool:
-        values = accepted(objective, run.step.values)
-        return recompute_statistics(averaged, raw, objective=objective, loader=loader, precision=run.precision, values=values)
-
-    for handler in handlers:
-        if hasattr(handler, "recompute"):
-            handler.recompute = recompute
-
-
-def recompute_statistics(
-    averaged: nn.Module, raw: nn.Module, *, objective: Objective, loader: Loader, precision: Precision, values: Mapping[str, float]
-) -> bool:
-    """Compute BatchNorm's statistics anew for weights that were averaged, by one pass over the training data.
-
-    As `torch.optim.swa_utils.update_bn`, but a last, shorter batch weighs as much as it has samples, layers that are frozen in
-    evaluation mode keep what they have, and random generators are left as they were.
-
-    Returns:
-        whether it was done: a stream cannot be read a second time while it is read.
-    """
-    if loader.is_stream:
-        return False
-    modes = [(module, other.training) for module, other in zip(averaged.modules(), raw.modules(), strict=True)]
-    moving = [module for module, trains in modes if trains and isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is not None]
-    momenta = [module.momentum for module in moving]
-    for norm in moving:
-        norm.reset_running_stats()
-    with preserved_rng(), torch.no_grad():
-        for module, trains in modes:
-            module.training = trains
-        seen = 0
-        for batch in loader.batches(epochs=1):
-            for part, count in zip(batch.parts, batch.counts, strict=True):
-                seen += count
-                for norm in moving:
-                    norm.momentum = count / seen
-                with precision.autocast():
-                    objective(averaged, part, **values)
-    for norm, momentum in zip(moving, momenta, strict=True):
-        norm.momentum = momentum
-    averaged.eval()
-    return True

@@ -158,7 +158,7 @@ class Loader:
     def _as_found(self) -> Iterator[None]:
         """Put a stream that says where it is back to where it was: the next to read the same object begins at the beginning."""
         data = self.source.data
-        if not (self.is_stream and has_state(data)):
+        if not (self._is_stream and has_state(data)):
             yield
             return
         before = deepcopy(data.state_dict())
@@ -168,13 +168,13 @@ class Loader:
             data.load_state_dict(before)
 
     @property
-    def is_stream(self) -> bool:
+    def _is_stream(self) -> bool:
         """Whether the data cannot be read at any position at once."""
         return self.source.kind == "streamed" or (self.source.kind == "batched" and not can_index(self.source))
 
     def way_back(self, into: int, mark: Mark | None) -> str:
         """What it takes to get back to a position of a stream that cannot go there at once; empty where it can."""
-        if not self.is_stream or not into or mark is None or mark["owner"] is not None:
+        if not self._is_stream or not into or mark is None or mark["owner"] is not None:
             return ""
         name = getattr(self.source.data, "__name__", type(self.source.data).__name__)
         items = f"{into:,} {'samples' if self.source.kind == 'streamed' else 'batches'}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from treadle.core.errors import ConfigError, did_you_mean
 from treadle.core.when import Duration, Progress
 
 Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
-Recompute = Callable[[nn.Module, nn.Module], bool]
 _NORMS = nn.modules.batchnorm._NormBase
 
 
@@ -33,6 +32,7 @@ class _Average:
         self._wanted = models
         self._averaged: dict[str, AveragedModel] = {}
         self._raw: Mapping[str, nn.Module] = {}
+        self._norms: dict[str, list[tuple[Any, Any]]] = {}
         self._updates = 0
 
     @property
@@ -62,14 +62,15 @@ class _Average:
         """Copy the models of a run, and track the copies."""
         self._raw, self._updates = self._chosen(run.models), 0
         self._averaged = {name: self._copy(name, model, run) for name, model in self._raw.items()}
+        self._norms = {name: _norms(averaged.module, self._raw[name]) for name, averaged in self._averaged.items()}
         names = {name: f"{self.name}{name.removeprefix('model')}" if name.startswith("model") else f"{self.name}-{name}" for name in self._averaged}
         run.track(**{names[name]: _Weights(module) for name, module in self.models.items()})
 
     def on_step_finished(self, run: Any) -> None:
         """Average, where it is due."""
         if run.due(self.every) and (self._start is None or self._start.reached(run.progress)):
-            for name, model in self._raw.items():
-                self._averaged[name].update_parameters(model)
+            for name in self._averaged:
+                self._update(name)
             self._updates += 1
 
     def on_run_finished(self, run: Any) -> None:
@@ -93,6 +94,16 @@ class _Average:
 
     def _average(self, averaged: Tensors, current: Tensors, count: object) -> None:
         raise NotImplementedError
+
+    def _update(self, name: str) -> None:
+        """Average one model: its weights, and the statistics of its normalisation; any other buffer is that of the raw model."""
+        pairs = [(getattr(ours, key), getattr(raw, key)) for ours, raw in self._norms[name] for key in ("running_mean", "running_var")]
+        kept = [ours.clone() for ours, _ in pairs]
+        self._averaged[name].update_parameters(self._raw[name])
+        if kept and self._updates:
+            self._average(kept, [raw for _, raw in pairs], self._updates)
+            for (ours, _), average in zip(pairs, kept, strict=True):
+                ours.copy_(average)
 
     def _chosen(self, models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         """The models that are asked for, else all that have weights."""
@@ -118,8 +129,9 @@ class _Average:
 class EMA(_Average):
     """Keep an exponential moving average of the weights, and evaluate it beside the raw ones.
 
-    After each `every`: ``average = decay * average + (1 - decay) * weights``; the first time it takes the weights as they are.
-    Buffers, such as BatchNorm's statistics, are those of the raw model at that time. It is `torch.optim.swa_utils.AveragedModel`.
+    After each `every`: ``average = decay * average + (1 - decay) * weights``; the first time it takes the weights as they are. The running
+    statistics of BatchNorm are averaged in the same way; other buffers are those of the raw model. It is
+    `torch.optim.swa_utils.AveragedModel`.
 
     A `Trainer` logs ``valid/ema/<name>`` beside ``valid/<name>``, which ``checkpoint.best`` may name; ``evaluate`` and ``predict`` take
     ``weights="ema"``; ``treadle.load_weights(result.best, model, name="ema")`` gives the average. In an own loop:
@@ -170,10 +182,8 @@ class EMA(_Average):
 class SWA(_Average):
     """Keep the plain mean of the weights over the last part of a run, and evaluate it beside the raw ones.
 
-    As `EMA`, but every average weighs the same. The statistics of BatchNorm belong to weights that no step ever had, so a `Trainer`
-    goes over the training data once after each average and computes them anew, as `torch.optim.swa_utils.update_bn` does, each sample
-    with the same weight. Only layers that are in train mode are touched. In an own loop, or where the data is a stream, they are those of
-    the raw model, which is said; call ``update_bn(batches, swa.model)`` there before the average is used.
+    As `EMA`, but every time weighs the same. Statistics of BatchNorm are averaged with the weights; to compute them anew on the training
+    data instead, as the paper does: ``torch.optim.swa_utils.update_bn(batches, swa.model)``.
 
     Args:
         start: when it begins: a share of the run such as ``"75 %"``, or a length such as ``"10 epochs"``.
@@ -198,21 +208,6 @@ class SWA(_Average):
         self, start: str | Duration | None = "75 %", *, every: str | Duration = "1 epoch", name: str = "swa", models: Sequence[str] | None = None
     ) -> None:
         super().__init__(name, every, start, models)
-        self.recompute: Recompute | None = None
-        """Computes BatchNorm's statistics of an averaged model anew, given the raw one; says whether it could. A `Trainer` sets it."""
-        self._said = False
-
-    def on_step_finished(self, run: Any) -> None:
-        """Average, where it is due, and see to BatchNorm's statistics."""
-        before = self._updates
-        super().on_step_finished(run)
-        if self._updates == before:
-            return
-        for name, raw in self._raw.items():
-            done = not _has_statistics(raw) or (self.recompute is not None and self.recompute(self._averaged[name].module, raw))
-            if not done and not self._said:
-                self._said = True
-                run.say(f"warning: SWA: BatchNorm's statistics of {name!r} are those of the raw weights; before the average is used, call update_bn")
 
     def _average(self, averaged: Tensors, current: Tensors, count: object) -> None:
         get_swa_multi_avg_fn()(averaged, current, self._updates)  # type: ignore[no-untyped-call]
@@ -264,9 +259,10 @@ def _share(text: str) -> float:
     return percent / 100
 
 
-def _has_statistics(model: nn.Module) -> bool:
-    """Whether something in it keeps running statistics that training moves."""
-    return any(isinstance(module, _NORMS) and module.running_mean is not None and module.training for module in model.modules())
+def _norms(averaged: nn.Module, raw: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
+    """Layers that keep running statistics, each with its raw one."""
+    both = zip(averaged.modules(), raw.modules(), strict=True)
+    return [(ours, theirs) for ours, theirs in both if isinstance(theirs, _NORMS) and theirs.running_mean is not None]
 
 
 def _plain(key: str) -> str:
