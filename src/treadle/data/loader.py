@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from treadle.config.schema import Config
 from treadle.core.errors import DataError
 from treadle.data import fetch
 from treadle.data.ahead import SideStream, one_ahead
@@ -230,6 +231,22 @@ class Loader:
         finally:
             # After an error in a worker, waiting for the garbage collector to end the others takes seconds.
             getattr(iterator, "_shutdown_workers", lambda: None)()
+
+
+def training_loader(data: Any, config: Config, device: torch.device) -> Loader:
+    """A dataset as a config wants it for training."""
+    machine = config.machine
+    return Loader(
+        data,
+        batch_size=config.batch_size,
+        micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
+        sampler=config.data.sampler,
+        seed=config.seed,
+        drop_last=config.drop_last,
+        workers=machine.workers,
+        device=device,
+        resident=machine.resident,
+    )
 
 
 def _same(batch: Any) -> Any:
