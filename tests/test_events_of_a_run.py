@@ -146,7 +146,7 @@ def test_an_own_event_of_an_own_step_at_the_first_two_levels() -> None:
     trainer.on("updated", every="2 steps")(lambda run: third.append(run.step.number))
     trainer.fit()
     assert one.steps == two.steps == [1, 2, 3, 4, 5] and third == [2, 4]
-    assert list(treadle.read_journal("results/b"))[0]["own/told"] == 1.0
+    assert next(iter(treadle.read_journal("results/b")))["own/told"] == 1.0
 
 
 def test_an_own_event_of_an_own_loop_from_the_body_and_from_a_handler() -> None:

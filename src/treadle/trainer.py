@@ -18,8 +18,9 @@ from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
 from treadle.core.when import Duration
 from treadle.data.batch import copied
-from treadle.data.loader import Loader
+from treadle.data.loader import Loader, training_loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.explain.walk import Plan
 from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
@@ -231,6 +232,13 @@ class Trainer:
                 done += sum(batch.counts)
                 watch(done, reader.epoch_samples)
         return _joined(found)
+
+    def _plan(self) -> Plan:
+        """What a fit would be made of, for `treadle explain`: nothing is trained, and no run folder made."""
+        events = Events()
+        self._register(events)
+        loader = training_loader(self.data, self.config, self.device)
+        return Plan(self.config, events, loader, Duration.parse(self.config.duration), self._schedules, self._step)
 
     # --- the standard body ---
 
