@@ -11,6 +11,7 @@ from torch import nn
 import treadle
 from treadle.core.events import Registration, name_of
 from treadle.core.when import Duration
+from treadle.explain.timeline import Timeline
 from treadle.explain.walk import BODY, CHECKPOINT, ROW, Plan, walk
 from treadle.loop import Loop
 from treadle.metrics import Accuracy
@@ -160,3 +161,14 @@ def test_another_order_would_be_seen(happened: list[Told]) -> None:
     happened.clear()
     trainer().fit()
     assert happened != foretold and sorted(happened) == sorted(foretold)
+
+
+def test_values_of_schedules_are_those_of_the_run() -> None:
+    schedules = {"lr": treadle.schedules.cosine(0.1, warmup="3 steps"), "momentum": lambda progress: progress.steps / 100}
+    parts = {"schedules": schedules}
+    told = Timeline.of(trainer(parts=parts)._plan(), epoch=2).schedules
+    real: dict[int, Any] = {}
+    one = trainer(parts=parts)
+    one.on("step_finished")(lambda run: real.update({run.step.number: dict(run.step.values)}))
+    one.fit()
+    assert {name: (first, last) for name, first, last, _ in told} == {name: (real[7][name], real[12][name]) for name in schedules}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
@@ -206,7 +205,7 @@ def named(function: Any) -> str:
 
 
 def place_of(function: Any) -> str:
-    """File and line of a function, the file relative to this folder where it lies below it; empty where there is none."""
+    """File and line of a function, the file relative to this folder or to the package's; empty where there is none."""
     while isinstance(function, partial):
         function = function.func
     if not inspect.isroutine(function) and callable(function):
@@ -215,4 +214,9 @@ def place_of(function: Any) -> str:
     if code is None:
         return ""
     path = Path(code.co_filename)
-    return f"{os.path.relpath(path) if path.is_relative_to(Path.cwd()) else path}:{code.co_firstlineno}"
+    short = next((path.relative_to(place) for place in (Path.cwd(), _PACKAGES) if path.is_relative_to(place)), path)
+    return f"{short}:{code.co_firstlineno}"
+
+
+_PACKAGES = Path(__file__).parents[2]
+"""The folder that the package lies in."""
