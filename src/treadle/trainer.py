@@ -237,7 +237,7 @@ class Trainer:
         """What a fit would be made of, for `treadle explain`: nothing is trained, and no run folder made."""
         events = Events()
         self._register(events)
-        loader = training_loader(self.data, self.config, self.device)
+        loader = training_loader(self.data, self.config, torch.device("cpu"))  # nothing moves
         return Plan(self.config, events, loader, Duration.parse(self.config.duration), self._schedules, self._step)
 
     # --- the standard body ---
