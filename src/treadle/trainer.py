@@ -235,10 +235,10 @@ class Trainer:
 
     def _plan(self) -> Plan:
         """What a fit would be made of, for `treadle explain`: nothing is trained, and no run folder made."""
-        events = Events()
-        self._register(events)
-        loader = training_loader(self.data, self.config, torch.device("cpu"))  # nothing moves
-        return Plan(self.config, events, loader, Duration.parse(self.config.duration), self._schedules, self._step)
+        run = Run(self._given, schedules=self._schedules)  # it is not entered
+        self._register(run.events)
+        loader = training_loader(self.data, run.config, torch.device("cpu"))  # nothing moves
+        return Plan(run.config, run.events, loader, Duration.parse(run.config.duration), self._schedules, self._step)
 
     # --- the standard body ---
 

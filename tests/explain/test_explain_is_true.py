@@ -117,6 +117,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "one step an epoch": {"batch_size": 32, "duration": "5 epochs"},
     "batches": {"data": treadle.Batches([(X[:4], Y[:4]), (X[4:5], Y[4:5]), (X[5:12], Y[5:12])]), "duration": "4 epochs"},
     "nothing to evaluate": {"parts": {"valid": None, "metrics": None}},
+    "debug": {"debug": "6 steps"},
+    "overfit": {"debug": "overfit"},
     "an own step": {"parts": {"step": step, "metrics": None, "valid": None}},
 }
 
@@ -136,21 +138,23 @@ def test_the_body_is_told_once_a_step_between_what_begins_and_what_follows() -> 
     assert calls[:4] == [(1, "epoch_started Watch.on_epoch_started"), (1, calls[1][1]), (1, BODY), (1, "step_finished Watch.on_step_finished")]
 
 
-def test_a_loop_without_data_is_one_stretch(happened: list[Told]) -> None:
-    config = treadle.Config(run_dir="results/a", duration="1 epoch", checkpoint=treadle.CheckpointConfig(every="5 steps"),
-                            log=treadle.LogConfig(console="quiet", tensorboard=False, every="3 steps"))  # fmt: skip
+@pytest.mark.parametrize("epoch", [None, "5 steps"])
+def test_a_loop_without_data_is_one_stretch_or_has_epochs_of_its_own(epoch: str | None, happened: list[Told]) -> None:
+    log = treadle.LogConfig(console="quiet", tensorboard=False, every="3 steps")
+    config = treadle.Config(run_dir="results/a", duration="1 epoch", checkpoint=treadle.CheckpointConfig(every="5 steps"), log=log)
     with treadle.Run(config) as run:
-        weight = nn.Linear(1, 1)
-        run.track(weight=weight)
+        run.track(weight=nn.Linear(1, 1))
         run.on("step_finished", every="4 steps", first="9 steps")(lambda run: None)
         run.on("epoch_started")(lambda run: None)
-        plan = Plan(config, run.events, None, Duration.parse("12 steps"), {})
+        run.on("epoch_finished", every="2 epochs" if epoch else None)(lambda run: None)
+        plan = Plan(config, run.events, None, Duration.parse("12 steps"), {}, epoch_steps=5 if epoch else None)
         foretold = [call for call in told(plan) if call[1] != BODY]
         happened.clear()
-        for _ in run.steps(total="12 steps"):
+        for _ in run.steps(total="12 steps", epoch=epoch):
             pass
     assert happened == foretold
     assert foretold[-2:] == [(12, ROW), (12, CHECKPOINT)]
+    assert sum("epoch_started" in what for _, what in foretold) == (3 if epoch else 1)
 
 
 def test_another_order_would_be_seen(happened: list[Told]) -> None:

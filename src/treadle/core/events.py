@@ -179,6 +179,12 @@ class Events:
             raise UsageError(f"{name_of(handler)} is no handler that could be taken off{did_you_mean(name_of(handler), known)}")
         self._drop(handler)
 
+    def attach(self, run: Any) -> None:
+        """Call ``attach(run)`` of the objects that have it: models and optimizers are there, and nothing is restored yet."""
+        for handler in self.objects:
+            if callable(attach := getattr(handler, "attach", None)):
+                _call(attach, run, Registration("attach", attach), run.progress)
+
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 

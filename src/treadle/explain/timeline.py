@@ -167,7 +167,7 @@ def _title(plan: Plan, epoch: int, stretch: Stretch | None) -> str:
     before, _, after = stretch
     span = f"steps {before.steps + 1:,} to {after.steps:,}"
     if plan.loader is None:
-        return f"a run of {plan.duration} without data, so without epochs: {span}"
+        return f"a run of {plan.duration} without data: {span}" + (f", epoch {epoch:,}" if plan.epoch_steps else "")
     size = f"{after.samples - before.samples:,} samples in batches of {plan.loader.batch_size:,}" if plan.counts_samples else "batches as they come"
     return f"epoch {epoch:,} of a run of {plan.duration}: {span}, {size}"
 

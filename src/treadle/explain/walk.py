@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from treadle.config.schema import Config
@@ -32,6 +33,7 @@ class Plan:
         duration: how long it is.
         schedules: values that change, by name.
         body: the function that is the body of the loop; None where the loop is the user's own.
+        epoch_steps: how many steps make an epoch in a loop without data; None where it has none.
     """
 
     config: Config
@@ -40,16 +42,18 @@ class Plan:
     duration: Duration
     schedules: Mapping[str, Schedule]
     body: Any = None
+    epoch_steps: int | None = None
 
     @property
     def start(self) -> Progress:
         """Where the run begins."""
         loader = self.loader
-        return Progress(self.duration, *((loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else ()))
+        lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else 3 * (self.epoch_steps,)
+        return Progress(self.duration, *lengths)
 
     @property
     def is_known(self) -> bool:
-        """Whether the data says how many steps an epoch has; a loop without data has none, and is one stretch."""
+        """Whether the data says how many steps an epoch has; a loop without data and without epochs is one stretch."""
         return self.loader is None or self.loader.epoch_steps is not None
 
     @property
@@ -82,12 +86,12 @@ def moments(plan: Plan, epoch: int) -> Iterator[Moment]:
         UsageError: the run is over before it.
     """
     before = _beginning(plan, epoch)
-    if before.finished or (plan.loader is None and epoch > 1):
+    if before.finished or (plan.loader is None and plan.epoch_steps is None and epoch > 1):
         raise UsageError(f"there is no epoch {epoch}: the run has a duration of {plan.duration}")
     for samples, positions, last in _batches(plan):
         after = before.advanced(samples, positions, last)
         yield before, after
-        if after.finished:
+        if last or after.finished:
             return
         before = after
 
@@ -157,11 +161,6 @@ def _beginning(plan: Plan, epoch: int) -> Progress:
 
 def _batches(plan: Plan) -> Iterator[tuple[int, int, bool]]:
     """Samples and positions of each batch of an epoch, and whether it is the last one."""
-    loader = plan.loader
-    if loader is None:
-        while True:
-            yield 1, 1, False
-    size, each = loader.epoch_size or 0, 1 if loader.source.kind == "batched" else loader.batch_size
-    for start in range(0, size, each):
-        count = min(each, size - start)
-        yield (count if plan.counts_samples else 0), count, start + count == size
+    if plan.loader is not None:
+        return plan.loader.outline()
+    return ((1, 1, number == plan.epoch_steps) for number in count(1))

@@ -62,7 +62,7 @@ def attend(run: Any, stage: Stage) -> None:
         Killer(run, stage.kill, report).join()
 
 
-def _explained(run: Any, wish: Explained, data: Any = None, *, total: str | None = None) -> Any:
+def _explained(run: Any, wish: Explained, data: Any = None, *, total: str | None = None, epoch: str | None = None) -> Any:
     """In place of `Run.steps`: write down what would happen, and end the process."""
     from treadle.data.loader import Loader
     from treadle.explain.timeline import Timeline
@@ -71,7 +71,9 @@ def _explained(run: Any, wish: Explained, data: Any = None, *, total: str | None
     loader = data if isinstance(data, Loader) or data is None else run.loader(data)
     trainer: Any = sys._getframe(1).f_locals.get("self")
     body = trainer._step if type(trainer).__module__ == "treadle.trainer" else None
-    plan = Plan(run.config, run.events, loader, Duration.parse(total or run.config.duration), run._schedules, body)
+    duration = Duration.parse(run.config.duration if total is None or run.config.debug else total)
+    steps = None if epoch is None else int(Duration.parse(epoch).value)
+    plan = Plan(run.config, run.events, loader, duration, run._schedules, body, steps)
     Path(wish.path).write_text(json.dumps(Timeline.of(plan, wish.epoch).to_json()), encoding="utf-8")
     sys.exit(0)
 
