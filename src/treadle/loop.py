@@ -65,8 +65,7 @@ class Loop:
         self._listeners = run.events.handlers("step_finished")
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
-        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
-        self.step.run = run
+        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0, run=run)
         halves = config.machine.micro_batch == "auto"
         self.halving = Halving(self.step, self._means, self._failures, self.tracked, log.say) if halves else None
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)

@@ -55,11 +55,12 @@ class Step:
         refuse: Callable[[str], object] | None = None,
         doubt: Callable[[int, torch.Tensor], object] | None = None,
         ask: bool = False,
+        run: Any = None,
     ) -> None:
         self._record, self._precision, self._refuse, self._doubt = record, precision, refuse or _stop, doubt
         # A value is asked for at once where that costs no wait for an accelerator, or where the run wants to know.
         self._ask = ask or self._is_free(precision.device)
-        self.run: Any = None
+        self.run = run
         self.scaler: Any = precision.scaler
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
         self.values: Mapping[str, float] = {}
