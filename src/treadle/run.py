@@ -16,7 +16,7 @@ from treadle.core.bug import add_report_note
 from treadle.core.errors import RunLocked, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.result import Result
-from treadle.core.schedules import Schedule
+from treadle.core.schedules.named import Scheduled, checked
 from treadle.core.when import Duration, Progress
 from treadle.data.check import check
 from treadle.data.fingerprint import differences, fingerprint
@@ -26,7 +26,6 @@ from treadle.log.log import Log, default_writers
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
-from treadle.preflight import checked_schedules
 from treadle.provenance.record import Record
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
@@ -48,7 +47,7 @@ class Run:
     Args:
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
         schedules: values that change, by name: see `treadle.schedules`. A name that is a field of an optimizer's
-            groups is set by `Step.update`; every value is in ``step.values``.
+            groups is set by `Step.update`, for some of them where it is given by their names; every value is in ``step.values``.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
         accept_changes: go on in a folder whose run was started with another config, or is over.
@@ -75,7 +74,7 @@ class Run:
         self,
         config: Any,
         *,
-        schedules: Mapping[str, Schedule] | None = None,
+        schedules: Mapping[str, Scheduled] | None = None,
         handlers: Sequence[object] = (),
         writers: Sequence[Writer] = (),
         accept_changes: bool = False,
@@ -88,9 +87,10 @@ class Run:
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
-        self._schedules, self._accept_changes = checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
+        self._schedules, self._accept_changes = checked(schedules or {}), accept_changes or accepts_changes(config)
         self._stack = ExitStack()
         self._prepared: list[Any] = []
+        self._taken: set[str] = set()  # schedules that a Trainer knows to be taken by somebody
         self._record: Record | None = None
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
         self._fingerprints: dict[str, dict[str, Any]] = {}

@@ -85,6 +85,10 @@ class Tracked:
         """Those that are modules, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, nn.Module)}
 
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Those that are optimizers, by name: of ``optimizer-G``, as a Trainer tracks one of several, it is ``G``."""
+        return {name.removeprefix("optimizer-"): item for name, item in self._objects.items() if isinstance(item, Optimizer)}
+
     def generators(self) -> dict[str, OwnGenerator]:
         """Those that are random generators, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, OwnGenerator)}
