@@ -29,7 +29,7 @@ from treadle.log.pace import Pace
 from treadle.metrics.means import Means
 from treadle.preflight import check_lengths, heading, never_logged
 from treadle.rows import window_row
-from treadle.step.fields import bound
+from treadle.step.binding import bound
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision

@@ -18,7 +18,8 @@ from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
-from treadle.step.fields import NEAR, fields_of
+from treadle.step.binding import NEAR
+from treadle.step.fields import fields_of
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
 from treadle.system.precision import Precision
 

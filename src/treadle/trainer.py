@@ -226,17 +226,8 @@ class Trainer:
         metrics, scheduled = self._train_metrics, set(run.step.values)
         feeds = None if metrics is None else partial(feed, metrics)
         self._train_metrics = None  # a trial is none of their business
-        forms = Forms(
-            run,
-            self.model,
-            self.optimizer,
-            self.objective,
-            self._step,
-            feeds,
-            has_own_step=self._own_step is not None,
-            taken=self._taken,
-            scheduled=scheduled,
-        )
+        own = self._own_step is not None
+        forms = Forms(run, self.model, self.optimizer, self.objective, self._step, feeds, has_own_step=own, taken=self._taken, scheduled=scheduled)
         try:
             found = forms.as_asked(step)
         finally:
@@ -263,9 +254,8 @@ class Trainer:
         loss = getattr(self.objective, "loss", None)
         if isinstance(loss, nn.Module) and loss.state_dict():  # class weights, running statistics
             run.track(objective=loss)
-        if self._own_step is None:
-            if isinstance(self.model, Mapping):
-                raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
+        if self._own_step is None and isinstance(self.model, Mapping):
+            raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
         check_schedules(self._schedules, self.optimizer, self.objective, self._own_step)
         run._taken = set(self._schedules)
         self._taken: list[str] = list(accepted(self.objective, self._schedules))

@@ -65,36 +65,32 @@ def _places(
     if not isinstance(schedule, ByName):
         yield from ((name, schedule, optimizer.param_groups) for optimizer in holders.values())
         return
-    groups = {key: _by_name(optimizer) for key, optimizer in holders.items()}
-    of_optimizers = [key for key in schedule.parts if key in optimizers]
-    if 0 < len(of_optimizers) < len(schedule.parts):
-        raise ConfigError(
-            f"the schedule {name!r} mixes names of optimizers ({', '.join(of_optimizers)}) with others; give groups below their optimizer"
-        )
+    if not set(schedule.parts) & set(optimizers):
+        groups = {one: group for optimizer in holders.values() for one, group in _by_name(optimizer).items()}
+        yield from _groups_of(name, schedule, groups, optimizers)
+        return
     for key, part in schedule.parts.items():
-        if key in optimizers and key not in holders:
-            raise ConfigError(
-                f"the schedule '{name}/{key}': the optimizer {key!r} has no field {name!r}{did_you_mean(name, fields_of(optimizers[key]))}"
-            )
-        if key in holders and isinstance(part, ByName):
-            yield from _groups_of(f"{name}/{key}", part, groups[key])
-        elif key in holders:
-            yield f"{name}/{key}", part, holders[key].param_groups
-        else:
-            known = {one for names in groups.values() for one in names}
-            yield from _groups_of(name, ByName({key: part}), {one: names[one] for names in groups.values() for one in names}, known | set(holders))
-
-
-def _groups_of(place: str, schedule: ByName, groups: Mapping[str, Group], known: Collection[str] = ()) -> Iterable[tuple[str, Any, list[Group]]]:
-    for key, part in schedule.parts.items():
-        if key not in groups:
-            raise ConfigError(f"the schedule '{place}/{key}': no optimizer or parameter group is named {key!r}{did_you_mean(key, known or groups)}")
-        if isinstance(part, FromTorch):
-            raise ConfigError(
-                f"the schedule '{place}/{key}': a scheduler of torch's sets all groups of an optimizer; give it under the optimizer's name"
-            )
+        if key not in optimizers:
+            hint = did_you_mean(key, optimizers)
+            raise ConfigError(f"the schedule '{name}/{key}': no optimizer is named {key!r}{hint}; give groups below their optimizer")
+        if key not in holders:
+            hint = did_you_mean(name, fields_of(optimizers[key]))
+            raise ConfigError(f"the schedule '{name}/{key}': the optimizer {key!r} has no field {name!r}{hint}")
         if isinstance(part, ByName):
-            raise ConfigError(f"the schedule '{place}/{key}': a parameter group has no parts, got {', '.join(map(repr, part.parts))}")
+            yield from _groups_of(f"{name}/{key}", part, _by_name(holders[key]))
+        else:
+            yield f"{name}/{key}", part, holders[key].param_groups
+
+
+def _groups_of(place: str, schedule: ByName, groups: Mapping[str, Group], others: Iterable[str] = ()) -> Iterable[tuple[str, Any, list[Group]]]:
+    for key, part in schedule.parts.items():
+        at = f"the schedule '{place}/{key}'"
+        if key not in groups:
+            raise ConfigError(f"{at}: no optimizer or parameter group is named {key!r}{did_you_mean(key, [*groups, *others])}")
+        if isinstance(part, FromTorch):
+            raise ConfigError(f"{at}: a scheduler of torch's sets all groups of an optimizer; give it under the optimizer's name")
+        if isinstance(part, ByName):
+            raise ConfigError(f"{at}: a parameter group has no parts, got {', '.join(map(repr, part.parts))}")
         yield f"{place}/{key}", part, [groups[key]]
 
 

@@ -17,6 +17,7 @@ from treadle.core.errors import ConfigError
 from treadle.core.schedules.lengths import times
 from treadle.core.schedules.named import FromTorch
 from treadle.core.when import Progress
+from treadle.step.fields import group_name
 
 _MAY_CYCLE = ("momentum", "betas")
 
@@ -28,7 +29,7 @@ class _Stand(Optimizer):
         super().__init__([{**group, "params": [torch.nn.Parameter(torch.zeros(0))]} for group in groups], defaults)
         self._opt_called = True  # a scheduler warns where its optimizer was not stepped
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move nothing."""
 
     step._wrapped_by_lr_sched = True  # type: ignore[attr-defined]  # nor need it be patched to count that
@@ -126,11 +127,6 @@ class Followed:
     def check(self, progress: Progress) -> None:
         """See before the run that it can be told."""
         self.twin.check(progress)
-
-
-def group_name(group: dict[str, Any], place: int) -> str:
-    """A group's name: its own, or ``group 1``, ``group 2``, ..., as everywhere in this library."""
-    return str(group.get("name") or f"group {place}")
 
 
 def _copied(value: Any) -> Any:

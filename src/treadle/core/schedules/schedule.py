@@ -170,7 +170,7 @@ class _WithoutEpochs(Progress):
     """Progress of a part that began in some epoch of which nobody knows where it ends."""
 
     @property
-    def epochs(self) -> int:  # type: ignore[override]
+    def epochs(self) -> int:
         raise ConfigError("a schedule after another one cannot be told in epochs for data without a length; give its lengths in steps")
 
     @epochs.setter

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from treadle.core.errors import ConfigError, did_you_mean
@@ -251,7 +252,11 @@ class _WarmupStableDecay(Schedule):
         return min(level, self.peak * _warmed(progress, warm_steps)) if progress.steps < warm_steps else level
 
 
-_DECAYS = {"linear": lambda done: 1 - done, "cosine": lambda done: cosine_between(1.0, 0.0, done), "sqrt": lambda done: 1 - math.sqrt(done)}
+_DECAYS: dict[str, Callable[[float], float]] = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: cosine_between(1.0, 0.0, done),
+    "sqrt": lambda done: 1 - math.sqrt(done),
+}
 """What is left of the height when a share of the decay is done."""
 
 
