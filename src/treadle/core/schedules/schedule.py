@@ -180,8 +180,8 @@ class _WithoutEpochs(Progress):
 
 def _until(at: Duration, progress: Progress) -> Progress:
     """The same progress, of a run that ends there."""
-    known = (at, progress.epoch_size, progress.epoch_steps, progress.epoch_samples)
-    return Progress(*known, progress.steps, progress.samples, progress.epochs, progress.into_epoch)
+    known = (at, progress.epoch_size, progress.epoch_steps, progress.epoch_samples, progress.steps, progress.samples)
+    return _WithoutEpochs(*known) if isinstance(progress, _WithoutEpochs) else Progress(*known, progress.epochs, progress.into_epoch)
 
 
 @lru_cache(maxsize=256)  # asked at each step, always the same
@@ -198,9 +198,10 @@ def _start(at: Duration, duration: Duration, size: int | None, steps: int | None
         return _Start(_rest(duration, at.value if duration.unit == "steps" else None), int(at.value), None, None)
     epochs = at.value / per_epoch
     begin = math.ceil(epochs * steps)
+    positions = math.ceil(epochs * size)
     before = math.ceil(epochs * samples) if samples else None
-    told = {"epochs": epochs, "steps": Fraction(begin), "samples": None if before is None else Fraction(before)}
-    return _Start(_rest(duration, told[duration.unit]), begin, before, round(epochs * size))
+    told = {"epochs": Fraction(positions, size), "steps": Fraction(begin), "samples": None if before is None else Fraction(before)}
+    return _Start(_rest(duration, told[duration.unit]), begin, before, positions)
 
 
 def _rest(duration: Duration, before: Fraction | None) -> Duration:
