@@ -17,6 +17,7 @@ from treadle.core.schedules import (
     step_decay,
     wsd,
 )
+from treadle.log.preview import plot
 
 __all__ = [
     "Schedule",
@@ -31,6 +32,7 @@ __all__ = [
     "of",
     "one_cycle",
     "piecewise",
+    "plot",
     "polynomial",
     "step_decay",
     "wsd",
