@@ -10,7 +10,8 @@ import torch
 from torch.optim import Optimizer
 
 from treadle.core.errors import ConfigError, did_you_mean
-from treadle.core.schedules.named import ByName, FromTorch
+from treadle.core.schedules.named import ByName, FromTorch, check_values
+from treadle.core.when import Progress
 from treadle.step.fields import Group, fields_of, group_name
 from treadle.step.twin import Followed, Twin
 
@@ -18,12 +19,13 @@ NEAR = 0.8
 """How like a known name one must be to be taken for it, where it may also be read by the user's own code."""
 
 
-def bound(schedules: Mapping[str, Any], optimizers: Mapping[str, Optimizer], known: Collection[str] = ()) -> dict[str, Any]:
+def bound(schedules: Mapping[str, Any], optimizers: Mapping[str, Optimizer], progress: Progress, known: Collection[str] = ()) -> dict[str, Any]:
     """Schedules whose names and parts all belong to something, with those of torch's tied to their optimizers.
 
     Args:
         schedules: those of a run, by name.
         optimizers: those of a run, by name.
+        progress: where the run begins, or goes on.
         known: names of which somebody is known to take the value.
 
     Returns:
@@ -31,7 +33,7 @@ def bound(schedules: Mapping[str, Any], optimizers: Mapping[str, Optimizer], kno
 
     Raises:
         ConfigError: a name, or the name of a part, belongs to nothing; the nearest is given. Or one value would go to groups
-            that were built with different ones.
+            that were built with different ones, cannot be told for this data, or is no number.
     """
     found: dict[str, Any] = {}
     for name, schedule in schedules.items():
@@ -42,7 +44,9 @@ def bound(schedules: Mapping[str, Any], optimizers: Mapping[str, Optimizer], kno
             for place, part, groups in _places(name, schedule, holders, optimizers):
                 _check_shared(name, place, part, groups)
         found[name] = schedule
-    return _followed(found, optimizers)
+    found = _followed(found, optimizers)
+    check_values(found, progress)
+    return found
 
 
 def _check_outsider(name: str, schedule: Any, fields: set[str], known: Collection[str]) -> None:
