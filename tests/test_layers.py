@@ -15,7 +15,7 @@ BELOW["proof"] = (*BELOW["profile"], "profile", "explain")
 STOREYS = ("evaluation", "preflight", "rows", "home", "loop", "debug", "run", "form", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, "failure", "profile", "explain", "proof", *STOREYS[:number])
-BELOW |= {"errors": ("core",), "schedules": ("core",)}
+BELOW |= {"errors": ("core",), "schedules": ("core", "log")}  # log draws them
 BELOW |= {"scaffold": ("core",), "cli": (*BELOW["training"], "training", "scaffold")}
 BELOW["__main__"] = ("cli",)
 BELOW["__init__"] = (*BELOW["cli"], "cli", "policies", "errors", "schedules")

@@ -7,7 +7,7 @@ step has happened: `_finish_step` is the one safe point.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ from treadle.config.schema import run_config
 from treadle.core.errors import CheckpointError, ConfigError, RunFinished
 from treadle.core.events import Events
 from treadle.core.mix import mix
-from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
@@ -30,6 +29,7 @@ from treadle.log.pace import Pace
 from treadle.metrics.means import Means
 from treadle.preflight import check_lengths, epoch_of_steps, heading, never_logged
 from treadle.rows import window_row
+from treadle.step.binding import bound
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
@@ -55,7 +55,7 @@ class Loop:
         precision: the number format of the forward pass.
     """
 
-    def __init__(self, run: Any, given: Any, schedules: Mapping[str, Schedule], folder: RunFolder, log: Log, precision: Precision) -> None:
+    def __init__(self, run: Any, given: Any, schedules: dict[str, Any], folder: RunFolder, log: Log, precision: Precision) -> None:
         self._run, self._given, self._config = run, given, run_config(given)
         self._schedules, self._folder, self._log = schedules, folder, log
         config = self._config
@@ -168,8 +168,11 @@ class Loop:
         """
         lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else 3 * [epoch_of_steps(epoch)]
         self.before = self.progress = self.after = Progress(duration, *lengths)
-        check_lengths(self.progress, self._config, self.events.cadences(), self._schedules, loader, epoch)
+        check_lengths(self.progress, self._config, self.events.cadences(), loader, epoch)
         self.events.attach(self._run)
+        optimizers = {name.removeprefix("optimizer-"): item for name, item in self.tracked.optimizers().items()}  # a Trainer's "optimizer-G"
+        self.step.names = {item: name for name, item in optimizers.items()}
+        self._schedules = bound(self._schedules, optimizers, self.progress, self._run._taken)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)

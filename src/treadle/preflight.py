@@ -4,34 +4,29 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from treadle.config.schema import Config
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
-from treadle.core.schedules import Schedule
 from treadle.core.structure import leaves
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
-from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords
+from treadle.step.binding import NEAR
+from treadle.step.fields import fields_of
+from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
 from treadle.system.precision import Precision
 
 
 def check_lengths(
-    progress: Progress,
-    config: Config,
-    cadences: Iterable[tuple[str, Duration]],
-    schedules: Mapping[str, Schedule],
-    loader: Loader | None,
-    epoch: Duration | None,
+    progress: Progress, config: Config, cadences: Iterable[tuple[str, Duration]], loader: Loader | None, epoch: Duration | None
 ) -> None:
-    """Raise where a length, a cadence or a schedule cannot be told for this data, or for a loop without any.
+    """Raise where a length or a cadence cannot be told for this data, or for a loop without any.
 
     Raises:
         ConfigError: it is named, with what can be said instead.
@@ -49,11 +44,6 @@ def check_lengths(
             raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps{hint}")
         if length.needs_epoch_size() and progress.epoch_size is None:
             raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
-    for name, schedule in schedules.items():
-        try:
-            schedule(progress)
-        except ConfigError as error:
-            raise ConfigError(f"the schedule {name!r}: {error}") from None
 
 
 def epoch_of_steps(epoch: Duration | None) -> int | None:
@@ -67,20 +57,6 @@ def epoch_of_steps(epoch: Duration | None) -> int | None:
     if epoch.unit != "steps":
         raise ConfigError(f"epoch: '{epoch}' must be a number of steps, such as '100 steps'")
     return int(epoch.value)
-
-
-def checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
-    """Schedules, each of which can be called.
-
-    Raises:
-        ConfigError: one cannot.
-    """
-    for name, schedule in schedules.items():
-        if isinstance(schedule, type) or not callable(schedule):
-            raise ConfigError(
-                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
-            )
-    return dict(schedules)
 
 
 def check_batch(
@@ -153,21 +129,31 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
         check_classes(objective.loss, outcome.output, target)
 
 
-def check_schedules(names: Iterable[str], optimizer: Optimizer, objective: Objective) -> None:
-    """Raise where a schedule belongs to nothing.
+def check_schedules(names: Iterable[str], optimizer: Any, objective: Objective, step: Callable[..., Any] | None = None) -> None:
+    """Raise where a schedule belongs to nothing, or a keyword has none.
+
+    Args:
+        names: of the schedules.
+        optimizer: one, or several by name.
+        objective: whose keywords they may be.
+        step: the user's own body of the loop, whose keywords they may be. It may also read them from ``step.values``, so then only
+            a near miss is taken for a misspelling.
 
     Raises:
-        ConfigError: a name is no field of an optimizer's groups and no keyword of the objective; the nearest is given.
+        ConfigError: a name is no field of an optimizer's groups and no keyword; the nearest is given.
     """
-    taken = keywords(objective)
-    if taken is None:
+    names = list(names)
+    takers = {"the objective": keywords(objective), "the step": set() if step is None else keywords(step, after=3)}
+    if step is not None and (bare := sorted(required(step, after=3) - set(names))):
+        raise ConfigError(f"the step takes the keyword {bare[0]!r}, and no schedule has this name{did_you_mean(bare[0], names)}")
+    if None in takers.values():
         return
-    fields = {field for group in optimizer.param_groups for field in group} - {"params"}
+    fields = fields_of(*(optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]))
+    known = fields.union(*(taken for taken in takers.values() if taken))
+    whose = "the objective" if step is None else "the step or the objective"
     for name in names:
-        if name not in fields | taken:
-            raise ConfigError(
-                f"the schedule {name!r} is neither a field of the optimizer nor a keyword of the objective{did_you_mean(name, fields | taken)}"
-            )
+        if name not in known and (step is None or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)):
+            raise ConfigError(f"the schedule {name!r} is neither a field of the optimizer nor a keyword of {whose}{did_you_mean(name, known)}")
 
 
 def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], others: bool) -> list[str]:

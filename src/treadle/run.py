@@ -17,7 +17,7 @@ from treadle.core.bug import add_report_note
 from treadle.core.errors import UsageError
 from treadle.core.events import Conditions, Events, Handler
 from treadle.core.result import Result
-from treadle.core.schedules import Schedule
+from treadle.core.schedules.named import Scheduled, checked
 from treadle.core.when import Duration, Progress
 from treadle.data.check import check
 from treadle.data.loader import Loader, training_loader
@@ -27,7 +27,6 @@ from treadle.home import Home
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
-from treadle.preflight import checked_schedules
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
 from treadle.system.compiler import compiled_for_own_loop
@@ -46,7 +45,7 @@ class Run:
     Args:
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
         schedules: values that change, by name: see `treadle.schedules`. A name that is a field of an optimizer's
-            groups is set by `Step.update`; every value is in ``step.values``.
+            groups is set by `Step.update`, for some of them where it is given by their names; every value is in ``step.values``.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
         events: names of events of your own, which `fire` tells the handlers of.
@@ -74,7 +73,7 @@ class Run:
         self,
         config: Any,
         *,
-        schedules: Mapping[str, Schedule] | None = None,
+        schedules: Mapping[str, Scheduled] | None = None,
         handlers: Sequence[object] = (),
         writers: Sequence[Writer] = (),
         events: Sequence[str] = (),
@@ -91,9 +90,10 @@ class Run:
             self.events.add(Debug(self.config.debug))
         for handler in handlers:
             self.events.add(handler)
-        self._schedules = checked_schedules(schedules or {})
+        self._schedules = checked(schedules or {})
         self._stack = ExitStack()
         self._prepared: list[Any] = []
+        self._taken: set[str] = set()  # schedules that a Trainer knows to be taken by somebody
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
 
     # --- the context ---

@@ -73,6 +73,7 @@ def _turns(run: Run, make: Make, step: Step) -> int:
 def _timed(run: Run, make: Make, step: Step, turns: int) -> float:
     """Seconds for some steps of the same batch, which nobody counts or logs."""
     scratch, batch = Step(_unrecorded, run.precision, _allowed), Batch(step.parts, step.counts, 0, False, step.ids)
+    scratch.names = step.names
     _wait_for(run.device)
     began = time.perf_counter()
     for _ in range(turns):

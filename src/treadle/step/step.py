@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
 from treadle.step.fast import Update
+from treadle.step.fields import set_fields
 from treadle.step.gradients import Finiteness, backward, clip_gradients, norm_of, scale_gradients
 from treadle.step.objective import Count, Outcome
 from treadle.system.precision import Precision
@@ -41,7 +42,8 @@ class Step:
         number: the n-th update is step n, from 1.
         samples: samples in the whole batch.
         ids: index of each sample in its dataset, int64 array of shape (samples,), or None.
-        values: this step's value of every schedule, by name.
+        values: this step's value of every schedule, by name: a number, or a dict by the names of optimizers or parameter groups.
+        names: the name of each optimizer that the run tracks.
         updates: how many optimizers have moved in this step.
         run: the `Run` that it belongs to; None for a step without one.
         scaler: the loss scaler of fp16; None in any other number format.
@@ -63,7 +65,8 @@ class Step:
         self.run = run
         self.scaler: Any = precision.scaler
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
-        self.values: Mapping[str, float] = {}
+        self.values: Mapping[str, Any] = {}
+        self.names: Mapping[Optimizer, str] = {}
         self._parts: Sequence[Any] = ()
         self._optimizers: dict[Optimizer, Update] = {}
         self._counts: Sequence[int] = ()
@@ -96,7 +99,7 @@ class Step:
         for known in self._optimizers.values():
             known.clear()
 
-    def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
+    def begin(self, number: int, batch: Part, values: Mapping[str, Any]) -> None:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
         self._parts, self._counts, self.samples = batch.parts, batch.counts, sum(batch.counts)
@@ -202,7 +205,7 @@ class Step:
             clip_gradients(params, self._norm, clip)  # type: ignore[arg-type]
         self.has_moved = True
         if self.values:
-            self._set_values(optimizer)
+            self.set_values(optimizer)
         if self.scaler is not None:
             self.scaler.step(optimizer)
             known.clear()
@@ -246,12 +249,9 @@ class Step:
             if isinstance(total, torch.Tensor) or total not in (0, self.samples):
                 scale_gradients(self._grads, self.samples / total)
 
-    def _set_values(self, optimizer: Optimizer) -> None:
-        """This step's schedule values, for the fields of an optimizer that have their names."""
-        for group in optimizer.param_groups:
-            for name, value in self.values.items():
-                if name in group:
-                    group[name] = value
+    def set_values(self, optimizer: Optimizer) -> None:
+        """Put this step's schedule values into the fields of an optimizer that have their names; `update` does it by itself."""
+        set_fields(optimizer, self.values, self.names.get(optimizer, ""))
 
     def made(self, outcome: Outcome, grads: list[torch.Tensor], norm: torch.Tensor | None, found: torch.Tensor) -> None:
         """Take in a whole step that was made in one piece, see `treadle.step.whole`: what `backward` and `update` would have noted.

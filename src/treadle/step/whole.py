@@ -16,6 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from treadle.core.structure import leaves, map_leaves
+from treadle.step.fields import fields_of
 from treadle.step.gradients import Finiteness, norm_of
 from treadle.step.objective import Objective, Outcome, as_outcome
 from treadle.step.rules import UpdateRule, why_not
@@ -64,7 +65,7 @@ def why_not_whole(model: Any, optimizer: Any, precision: Precision, has_own_step
         return "machine.micro_batch cuts the batch"
     if taken:
         return f"the objective takes the schedule {taken[0]!r}"
-    fields = {name for group in optimizer.param_groups for name in group} & scheduled
+    fields = fields_of(optimizer) & scheduled
     if others := sorted(fields - {"lr"}):
         return f"{others[0]!r} of the optimizer is scheduled; only lr can be"
     return why_not(optimizer)
@@ -172,9 +173,8 @@ class WholeBody:
         if not self.takes(step):
             self._otherwise(step, model, optimizer)
             return
-        if "lr" in step.values:
-            for group in optimizer.param_groups:
-                group["lr"] = step.values["lr"]
+        if step.values:
+            step.set_values(optimizer)
         self._whole.update.begin()
         batch = step.parts[0]
         try:
