@@ -12,10 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from treadle.data.order import Batching, Endless, Indices, Order, Reader
-
-ENDLESS = 1 << 62
-"""Samples of what has no end."""
+from treadle.data.order import ENDLESS, Batching, Endless, Indices, Order, Reader
 
 
 @dataclass(slots=True)

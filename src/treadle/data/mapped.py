@@ -73,7 +73,8 @@ class Mapped(View):
     def ahead(self, indices: list[int]) -> None:
         """Make the items of a batch side by side; they wait here until they are asked for."""
         ahead_of(self._source, indices)
-        if not self._threads:
+        indices = list(dict.fromkeys(indices))
+        if not self._threads or not indices:
             return
         before = cpu_state()
         # Threads that live no longer than this: none is there when a worker is forked.

@@ -19,6 +19,8 @@ from treadle.core.mix import GOLDEN, MASK, MUL1, MUL2, mix
 
 Indices = NDArray[np.int64]
 ROUNDS = 8
+ENDLESS = 1 << 62
+"""Samples of what has no end."""
 BLOCK = 1 << 14
 """Positions that are computed at once; an epoch this short is sorted as a whole."""
 

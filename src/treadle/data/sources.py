@@ -31,7 +31,7 @@ from torch.utils.data import (
 
 from treadle.core.errors import DataError, did_you_mean
 from treadle.core.structure import describe, map_leaves
-from treadle.data.order import NAMED, Batching, Order, Weighted
+from treadle.data.order import ENDLESS, NAMED, Batching, Order, Weighted
 
 Collate = Callable[[list[Any]], Any]
 
@@ -179,9 +179,8 @@ def _samples(data: Samples) -> Source:
     if tensors is not None and isinstance(dataset, (tuple, Mapping)):
         dataset = Columns(tensors.data, tensors.length or 0)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return Source("indexed", dataset, order, collate, length=_counted(dataset), random=data.random)
-    if isinstance(dataset, Calls):
-        return Source("indexed", dataset, order, collate, random=data.random)
+        length = _counted(dataset)
+        return Source("indexed", dataset, order, collate, length=None if length == ENDLESS else length, random=data.random)
     hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(dataset, "__iter__") else ""
     raise DataError(
         f"{type(dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "
@@ -230,6 +229,9 @@ class Calls:
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
         self.__name__ = getattr(function, "__qualname__", None) or type(function).__name__
+
+    def __len__(self) -> int:
+        return ENDLESS
 
     def __getitem__(self, index: int) -> Any:
         return self._function()

@@ -9,7 +9,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from treadle.core.errors import DataError
-from treadle.data.sources import Calls, Columns, Samples, resolve
+from treadle.data.sources import Columns, Samples, resolve
 
 
 class View:
@@ -72,8 +72,6 @@ def by_index(source: Any, who: str) -> Any:
             f"{who} was given an iterator ({type(source).__name__}), which can be read only once and begins nowhere else; "
             "give a dataset, or in treadle.data.Infinite a function that makes one sample"
         )
-    if isinstance(source, Calls):
-        return source
     found = None if isinstance(source, DataLoader) else resolve(source, "sequential")  # raises where it is empty, or no data
     if found is None or found.kind not in ("tensors", "indexed"):
         raise DataError(f"{who} needs samples by index, and {name_of(source)} has an order of its own; give a dataset with __len__ and __getitem__")
