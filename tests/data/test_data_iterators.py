@@ -37,6 +37,10 @@ def doubled(item):
     return 2 * item
 
 
+def doubled_pair(item):
+    return 2 * item[0], item[1]
+
+
 def made():
     return drawn(7)
 
@@ -179,6 +183,11 @@ def test_the_config_says_how_large_a_batch_is_unless_the_data_does():
     own = loader(Infinite(Drawn(), batches_per_epoch=2, batch_size=3))
     assert [batch.samples for batch in own.batches(epochs=1)] == [3, 3]
     assert own.notes == ["batch_size 3 of the data is used, not 4 of the config"]
+
+
+def test_tensors_stay_in_memory_and_are_read_a_batch_at_a_time():
+    assert loader(Infinite((X, X), batches_per_epoch=6)).source.kind == "tensors"
+    assert loader(Infinite((X, X), doubled_pair, batches_per_epoch=6)).source.kind == "indexed"
 
 
 def test_an_evaluation_that_takes_fewer_at_once_takes_as_many_in_all():

@@ -1,12 +1,17 @@
 """What iterators cannot be made of, and what a user's function may not do in them: said at once, and never passed over in silence."""
 
+import itertools
+import json
 import random
 import threading
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+import treadle
+from treadle.checkpoint.restore import read_checkpoint
 from treadle.core.errors import DataError
 from treadle.data import Batches, Infinite, Samples, bucket, cache, load_by_random_id, mix, pad
 from treadle.data import map as mapped
@@ -250,7 +255,24 @@ class Iterator:
         return next(self.inner)
 
 
-@pytest.mark.parametrize("items", [Iterator(), map(same, ITEMS), filter(None, [1.0, *ITEMS]), iter(ITEMS)], ids=["class", "map", "filter", "list"])
+def timed(function):
+    def call(self):
+        return function(self)
+
+    return call
+
+
+class Decorated(Iterator):
+    __next__ = timed(Iterator.__next__)
+
+
+ENDS = {
+    "class": Iterator, "decorated": Decorated, "map": lambda: map(same, ITEMS), "list": lambda: iter(ITEMS),
+    "map of a class": lambda: map(same, Iterator()), "chain": lambda: itertools.chain(Iterator()), "generator": lambda: (item for item in ITEMS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("items", [make() for make in ENDS.values()], ids=ENDS)
 def test_the_end_of_an_iterator_is_its_end(items):
     assert sum(batch.samples for batch in Loader(Stream(items), batch_size=2).batches(epochs=1)) == 6
 
@@ -301,3 +323,42 @@ def test_a_stream_that_keeps_its_promise_has_epochs_of_that_length(drop_last):
 def test_a_promise_is_held_from_the_middle_too():
     with pytest.raises(DataError, match="promised 9 samples by its __len__, and gave 7"):
         list(Loader(Stream(range(7), length=9), batch_size=2).batches(into=4, epochs=1))
+
+
+# --- in a run ---
+
+
+class Rows(Dataset):
+    """Pairs for a model; from the thirtieth that is asked for on, they end, for whoever takes that for an end."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        self.asked += 1
+        return (torch.zeros(2), torch.zeros(1)) if self.asked < 30 else nothing_left()
+
+
+def test_a_run_whose_data_ends_in_silence_has_failed(tmp_path):
+    config = treadle.Config(run_dir=str(tmp_path / "run"), duration="100 steps", batch_size=2, data=treadle.DataConfig(leaks="off"))
+    with pytest.raises(DataError, match="of Rows raised StopIteration"):
+        treadle.train(nn.Linear(2, 1), nn.MSELoss(), Rows(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1), config=config)
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["status"] == "failed"
+    assert 0 < record["steps"] < 100
+
+
+def test_a_capsule_of_a_step_knows_its_samples(tmp_path):
+    def objective(model, batch):
+        loss = model(batch[0]).mean()
+        return loss * float("nan") if batch[1].sum() > 4 else loss
+
+    config = treadle.Config(run_dir=str(tmp_path / "run"), duration="100 steps", batch_size=2, log=treadle.LogConfig(every="1 step"))
+    data = Infinite(mix([[(torch.ones(2), 0.0)] * 3, [(torch.ones(2), 5.0)]], [7, 1]), batches_per_epoch=50)
+    with pytest.raises(treadle.errors.NonFiniteLoss):
+        treadle.train(nn.Linear(2, 1), objective, data, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1), config=config)
+    (kept,) = (tmp_path / "run" / "capsules").glob("step-*")
+    assert 3 in read_checkpoint(kept)[1]["ids"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 from treadle.core.errors import DataError
 
 
@@ -17,15 +20,17 @@ def ended(what: str) -> DataError:
     )
 
 
-def leaked(error: StopIteration) -> str:
+def leaked(error: StopIteration, iterator: Iterator[Any]) -> str:
     """The function out of which a StopIteration came that nobody meant as the end of an iterator; empty where it is the end.
 
     An iterator of C raises it in no Python frame, one of Python in its ``__next__``; what `map` or `filter` calls raises it in another.
 
     Args:
         error: as it was caught around ``next(iterator)``.
+        iterator: the one that was asked.
     """
     below = error.__traceback__.tb_next if error.__traceback__ is not None else None
-    if below is None or below.tb_frame.f_code.co_name == "__next__":
+    if below is None:
         return ""
-    return below.tb_frame.f_code.co_qualname
+    code, own = below.tb_frame.f_code, getattr(type(iterator).__next__, "__code__", None)
+    return "" if code is own or code.co_name == "__next__" else code.co_qualname

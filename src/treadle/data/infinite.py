@@ -12,7 +12,7 @@ from treadle.data.ended import ended
 from treadle.data.mapped import map as mapped
 from treadle.data.order import NAMED, Indices, Order, Weighted
 from treadle.data.sources import Calls, Samples, flattened
-from treadle.data.views import View, name_of, over
+from treadle.data.views import View, by_index, name_of
 
 
 def Infinite(source: Any, *transforms: Callable[[Any], Any], batches_per_epoch: int, batch_size: int | None = None) -> Samples:  # noqa: N802
@@ -48,7 +48,8 @@ def Infinite(source: Any, *transforms: Callable[[Any], Any], batches_per_epoch: 
         raise DataError(f"{who} calls {name_of(source)} for each sample, and it is a generator; let it return one sample, and draw what differs")
     if callable(source) and not is_dataset:
         source = Samples(Calls(source), sampler="sequential")
-    source = flattened(reduce(mapped, transforms, over(source, lambda data: data, who)))
+    by_index(flattened(source).dataset, who)
+    source = flattened(reduce(mapped, transforms, source))
     told = {"batches_per_epoch": batches_per_epoch, "batch_size": source.batch_size if batch_size is None else batch_size}
     return Samples(source.dataset, source.sampler, source.collate, source.prepare, source.random, **told)
 

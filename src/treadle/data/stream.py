@@ -61,7 +61,7 @@ class Pass:
             try:
                 item = next(self._items)
             except StopIteration as error:
-                if function := leaked(error):
+                if function := leaked(error, self._items):
                     raise ended(f"{function}, called for item {position} of {name_of(self._data)},") from error
                 return
             except Exception as error:
