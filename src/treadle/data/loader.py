@@ -21,6 +21,7 @@ from treadle.core.errors import DataError
 from treadle.data import fetch
 from treadle.data.ahead import SideStream, one_ahead
 from treadle.data.batch import Batch, to_device
+from treadle.data.brief import Brief
 from treadle.data.epochs import Chunk, Epochs, Even, Grouped
 from treadle.data.memory import InMemory, goes_to
 from treadle.data.order import Batching, Order
@@ -45,6 +46,7 @@ class Loader:
         workers: loading processes; a DataLoader's own wins.
         device: where batches go.
         resident: whether data in memory moves to the device as a whole; "auto": where it fits easily.
+        brief: how little of it is read; None reads all of it.
 
     Raises:
         DataError: the data is empty, of no readable kind, or `drop_last` leaves nothing of it.
@@ -67,10 +69,11 @@ class Loader:
         workers: int | str = 0,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         resident: str | bool = "auto",
+        brief: Brief | None = None,
     ) -> None:
         self.source = source = resolve(data, sampler)
         self.batch_size = source.batch_size or batch_size
-        self.micro_batch = micro_batch
+        self.micro_batch, self._brief = micro_batch, brief
         # What is prepared is so as a whole, and cut afterwards.
         self._read_size = None if source.prepare is not None else micro_batch
         self.drop_last = drop_last if source.drop_last is None else source.drop_last
@@ -104,7 +107,9 @@ class Loader:
 
     @property
     def epoch_size(self) -> int | None:
-        """Positions in one epoch: samples, or batches where the data comes in batches; None where nobody knows."""
+        """Positions in one epoch: samples, or batches where the data comes in batches or is read in brief; None where nobody knows."""
+        if self._brief is not None:
+            return self.epoch_steps
         epochs = self.epochs
         return self.source.length if epochs is None else epochs.size
 
@@ -112,13 +117,16 @@ class Loader:
     def epoch_steps(self) -> int | None:
         """Optimizer steps in one epoch; None where nobody knows."""
         epochs = self.epochs
-        return self.source.length if epochs is None else epochs.steps
+        steps = self.source.length if epochs is None else epochs.steps
+        return steps if self._brief is None else self._brief.of(steps)
 
     @property
     def epoch_samples(self) -> int | None:
         """Samples in one epoch; None where nobody knows."""
         epochs = self.epochs
-        return None if epochs is None else epochs.samples
+        if epochs is None or self._brief is None:
+            return None if epochs is None else epochs.samples
+        return min(epochs.samples, self._brief.steps * self.batch_size) if isinstance(epochs, Even) else None
 
     def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None, mark: Mark | None = None) -> Generator[Batch, None, None]:
         """Batches from a position on.
@@ -129,13 +137,17 @@ class Loader:
             epochs: how many epochs to give; None goes on for ever.
             mark: of the batch that was used last, where the data is a stream.
         """
-        batches = self._moved(self._read(epoch, into, mark))
-        if self.source.prepare is not None:
-            batches = prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
+        batches = self._ready(epoch, into, mark) if self._brief is None else self._brief.batches(self._ready, epoch, into)
         if epochs is not None:
             batches = _up_to(batches, epochs)
         with self._as_found():
             yield from batches
+
+    def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
+        batches = self._moved(self._read(epoch, into, mark))
+        if self.source.prepare is None:
+            return batches
+        return prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
 
     def _moved(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Batches on the device; those of the host go to a GPU one ahead."""
