@@ -58,11 +58,11 @@ def test_items_in_memory_are_made_once(tmp_path):
 
 def test_items_on_disk_are_made_once_for_all_workers_and_programs(tmp_path):
     slow, folder = Slow(tmp_path), tmp_path / "cache"
-    expected = read(mapped(cache(slow, folder), first), epochs=2, workers=2)
+    expected = read(mapped(cache(slow, folder), first), workers=2)
     assert len(entries(folder)) == 12
     made = slow.made()
     assert len(made) <= 12 + 2 * 3  # and what each worker looks at to tell the data
-    assert read(mapped(cache(Slow(tmp_path), folder), first), epochs=2) == expected
+    assert read(mapped(cache(Slow(tmp_path), folder), first)) == expected
     assert set(slow.made()[len(made) :]) <= {0, 6, 11}
 
 
@@ -178,6 +178,23 @@ def test_an_exception_of_the_source_arrives_as_it_is(tmp_path):
 def test_it_can_go_to_a_process_that_is_started_afresh(tmp_path):
     data = pickle.loads(pickle.dumps(mapped(cache(Slow(tmp_path), tmp_path / "cache"), first)))
     assert data[3].tolist() == [3, 3]
+
+
+KINDS = {
+    "float32": torch.tensor([1.0, -2.0]), "bfloat16": torch.tensor([1.0, -2.0], dtype=torch.bfloat16), "bool": torch.tensor([True]),
+    "complex": torch.tensor([1 + 2j]).conj(), "number": torch.tensor(3), "empty": torch.zeros(0, 3), "transposed": torch.arange(6.0).view(2, 3).t(),
+    "sparse": torch.eye(3).to_sparse(), "part": torch.arange(10**6)[7:9], "part, bfloat16": torch.zeros(10**6, dtype=torch.bfloat16)[7:9],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_tensor_comes_back_as_it_was_and_takes_its_own_memory_only(kind):
+    data = cache([KINDS[kind]])
+    for _ in range(2):
+        found = data[0]
+        assert (found.dtype, found.shape, found.layout) == (KINDS[kind].dtype, KINDS[kind].shape, KINDS[kind].layout)
+        assert torch.equal(found.to_dense() if kind == "sparse" else found, KINDS[kind].to_dense() if kind == "sparse" else KINDS[kind])
+    assert len(data._kept[0]) < 2000
 
 
 def test_samples_stay_samples(tmp_path):

@@ -85,6 +85,7 @@ REFUSED = {
     "endless, empty": (lambda: Infinite([], batches_per_epoch=1), "empty"),
     "endless iterator": (lambda: Infinite(iter(ITEMS), batches_per_epoch=1), r"an iterator \(list_iterator\).* a function that makes one"),
     "endless generator function": (lambda: Infinite(lambda: (yield 1), batches_per_epoch=1), "it is a generator; let it return one"),
+    "endless function of an index": (lambda: Infinite(same, batches_per_epoch=1), "calls same without arguments, and it has some: missing"),
     "endless stream": (lambda: Infinite(Stream(ITEMS), batches_per_epoch=1), "treadle.data.Infinite needs samples by index, and Stream"),
     "a stream with batches_per_epoch": (lambda: Loader(Samples(Stream(ITEMS), batches_per_epoch=3), batch_size=2), "Stream has epochs of its own"),
     "endless, no transform": (lambda: Infinite(ITEMS, 5, batches_per_epoch=1), "takes a function of an item, got 5"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
-from inspect import isgeneratorfunction
+from inspect import isgeneratorfunction, signature
 from typing import Any
 
 from treadle.core.errors import DataError
@@ -44,14 +44,26 @@ def Infinite(source: Any, *transforms: Callable[[Any], Any], batches_per_epoch: 
     if batches_per_epoch is None:
         raise DataError(f"{who}: say how many batches an epoch has: batches_per_epoch=1000")
     is_dataset = isinstance(source, Samples) or hasattr(source, "__getitem__") or hasattr(source, "__iter__")
-    if isgeneratorfunction(source):
-        raise DataError(f"{who} calls {name_of(source)} for each sample, and it is a generator; let it return one sample, and draw what differs")
     if callable(source) and not is_dataset:
-        source = Samples(Calls(source), sampler="sequential")
+        source = Samples(Calls(_checked(source, who)), sampler="sequential")
     by_index(flattened(source).dataset, who)
     source = flattened(reduce(mapped, transforms, source))
     told = {"batches_per_epoch": batches_per_epoch, "batch_size": source.batch_size if batch_size is None else batch_size}
     return Samples(source.dataset, source.sampler, source.collate, source.prepare, source.random, **told)
+
+
+def _checked(function: Callable[..., Any], who: str) -> Callable[[], Any]:
+    """A function that can be called for a sample."""
+    name = name_of(function)
+    if isgeneratorfunction(function):
+        raise DataError(f"{who} calls {name} for each sample, and it is a generator; let it return one sample, and draw what differs")
+    try:
+        signature(function).bind()
+    except ValueError:
+        pass  # of a builtin nobody knows
+    except TypeError as error:
+        raise DataError(f"{who} calls {name} without arguments, and it has some: {error}; draw in it what differs") from None
+    return function
 
 
 def load_by_random_id(*loads: Callable[[Any], Any], ids: Sequence[Any], weights: Sequence[float] | None = None) -> Samples:
