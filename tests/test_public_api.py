@@ -29,7 +29,7 @@ SIGNATURES = {
     "EarlyStop": "monitor patience mode min_delta",
     "Plot": "names",
     "main": "function arguments",
-    "Samples": "dataset sampler collate prepare random",
+    "Samples": "dataset sampler collate prepare random batch_size batches_per_epoch",
     "Batches": "iterable",
     "supervised": "loss input target",
     "load_weights": "path model name strict",
