@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from treadle.data.batch import Batch, copied
+from treadle.data.batch import Batch
 from treadle.evaluation import as_found
 from treadle.run import Run
 from treadle.step.capture import Unrecordable
+from treadle.step.closure import kept
 from treadle.step.step import Step
 
 ROUNDS, LEAST_S, MOST_STEPS = 7, 0.02, 20
@@ -98,14 +98,11 @@ def _allowed(what: str) -> None:
 @contextmanager
 def _as_it_was(optimizer: Optimizer) -> Iterator[None]:
     """Put back the optimizer's state and options; what a form laid out anew keeps its place."""
-    states = {parameter: copied(state) for parameter, state in optimizer.state.items()}
-    groups = [dict(group) for group in optimizer.param_groups]
+    put_back = kept(optimizer)
     try:
         yield
     finally:
-        optimizer.state = defaultdict(dict, states)  # another object, as after load_state_dict: who keeps tensors of it sees that
-        for group, before in zip(optimizer.param_groups, groups, strict=True):
-            group.update(before)
+        put_back()
         optimizer.zero_grad(set_to_none=True)
 
 

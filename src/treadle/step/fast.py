@@ -79,6 +79,19 @@ class Update:
         for param in params:
             param.grad = None
 
+    def step_unless(self, flag: Tensor) -> None:
+        """Move where a flag is 0.0: an optimizer that can, a fused one, looks at it on the device; any other moves, and the host is told later."""
+        optimizer: Any = self.optimizer
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.step()
+        else:
+            optimizer.grad_scale, optimizer.found_inf = None, flag
+            try:
+                optimizer.step()
+            finally:
+                del optimizer.grad_scale, optimizer.found_inf
+        self.clear()
+
     def clear(self) -> None:
         """Leave no gradient."""
         self.optimizer.zero_grad(set_to_none=True)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 _engine: Callable[..., object] | None = getattr(torch.autograd.graph, "_engine_run_backward", None)
+_TWICE = (
+    "two losses share a forward pass, or something that a step before computed is used again: make it one loss (a + b), or say "
+    "step.backward(loss, retain_graph=True) for all but the last; detach() what comes from an earlier step"
+)
 
 
 def scale_gradients(grads: Sequence[torch.Tensor], factor: float | torch.Tensor) -> None:
@@ -35,7 +40,7 @@ def norm_of(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     return get_total_norm(grads) if grads else torch.zeros(())
 
 
-def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None) -> None:
+def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None, retain_graph: bool = False) -> None:
     """Add the gradient of ``loss * share``.
 
     The share is where the chain rule begins, so nothing is multiplied. Of `torch.autograd.backward` only what it
@@ -45,17 +50,23 @@ def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None) -> N
     Args:
         loss: tensor of one number.
         share: its weight; None for 1.
+        retain_graph: keep what the forward pass saved, for another loss.
     """
-    if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
-        torch.autograd.backward(loss if share is None else loss * share)
-        return
-    if share is None:
-        root = torch.ones_like(loss)
-    elif isinstance(share, torch.Tensor):
-        root = share.detach().to(loss, copy=True).reshape(())
-    else:
-        root = torch.full((), share, dtype=loss.dtype, device=loss.device)
-    _engine((loss,), (root,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    try:
+        if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
+            torch.autograd.backward(loss if share is None else loss * share, retain_graph=retain_graph)
+            return
+        if share is None:
+            root = torch.ones_like(loss)
+        elif isinstance(share, torch.Tensor):
+            root = share.detach().to(loss, copy=True).reshape(())
+        else:
+            root = torch.full((), share, dtype=loss.dtype, device=loss.device)
+        _engine((loss,), (root,), retain_graph, False, (), allow_unreachable=True, accumulate_grad=True)
+    except RuntimeError as error:
+        if "a second time" in str(error):
+            error.add_note(_TWICE)
+        raise
 
 
 class Finiteness:
@@ -81,6 +92,13 @@ class Finiteness:
             self._found.zero_()
             return False
         return True
+
+    def wrong(self, grads: list[torch.Tensor], norm: torch.Tensor | None) -> str:
+        """What about a gradient is not finite, in words; empty where all is. To clip, its norm has to be, too."""
+        if norm is None:
+            return "" if self.holds(grads) else "the gradient is not finite"
+        value = norm.item()
+        return "" if math.isfinite(value) else f"the norm of the gradient is {value}"
 
     def flag(self, grads: list[torch.Tensor]) -> torch.Tensor:
         """1.0 where any of them holds a NaN or an infinity, else 0.0: a scalar on the first one's device, without a host sync."""
