@@ -66,7 +66,12 @@ class Update:
             grads: their gradients.
         """
         if self._kernel is None or not self._is_bare() or not _are_plain(grads) or not self._knows(params):
-            self.optimizer.step()
+            try:
+                self.optimizer.step()
+            except TypeError as error:
+                if "closure" in str(error):
+                    error.add_note("this optimizer evaluates the loss by itself: give it a function, step.update(optimizer, closure=closure)")
+                raise
             self.clear()
             return
         with_grad = torch.is_grad_enabled()
