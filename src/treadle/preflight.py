@@ -131,7 +131,7 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
         check_classes(objective.loss, outcome.output, target)
 
 
-def check_schedules(names: Iterable[str], optimizer: Optimizer, objective: Objective) -> None:
+def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective) -> None:
     """Raise where a schedule belongs to nothing.
 
     Raises:
@@ -140,7 +140,7 @@ def check_schedules(names: Iterable[str], optimizer: Optimizer, objective: Objec
     taken = keywords(objective)
     if taken is None:
         return
-    fields = {field for group in optimizer.param_groups for field in group} - {"params"}
+    fields = {field for optimizer in optimizers for group in optimizer.param_groups for field in group} - {"params"}
     for name in names:
         if name not in fields | taken:
             raise ConfigError(

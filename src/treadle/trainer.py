@@ -43,7 +43,9 @@ class Trainer:
         objective: a loss module, ``objective(model, batch) -> Tensor | Outcome``, or None for a model that returns
             an object with ``.loss`` or where `step` does the work.
         data: the training data, see `treadle.data.sources`.
-        optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer.
+        optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer; or several by
+            name: one for each of several models, or for one model ``{"muon": (muon, rule), "adamw": adamw}``, where a rule is a
+            pattern of parameter names or a function of name and parameter, and one without a rule gets the rest.
         valid: the validation data.
         test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
@@ -216,7 +218,7 @@ class Trainer:
             if self._train_metrics and not step.refused and (place := (step.number, step.reached)) > self._fed:
                 feed(self._train_metrics, outcome)
                 self._fed = place  # a step that is made again has counted these
-        step.update(optimizer, clip=self.config.clip)
+        step.update(*self._optimizers, clip=self.config.clip)
 
     def _keywords(self, step: Step) -> dict[str, float]:
         return {name: step.values[name] for name in self._taken if name in step.values}
@@ -251,6 +253,7 @@ class Trainer:
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
         self._model, self.optimizer = run._placed(self.model, given)
         self._fitted = (given, self.optimizer)
+        self._optimizers = tuple(_named("optimizer", self.optimizer).values())
         run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
         loss = getattr(self.objective, "loss", None)
         if isinstance(loss, nn.Module) and loss.state_dict():  # class weights, running statistics
@@ -258,7 +261,7 @@ class Trainer:
         if not self._own_step:
             if isinstance(self.model, Mapping):
                 raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
-            check_schedules(self._schedules, self.optimizer, self.objective)
+            check_schedules(self._schedules, self._optimizers, self.objective)
         self._taken: list[str] = list(accepted(self.objective, self._schedules))
         self._handle(run)
 

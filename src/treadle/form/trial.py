@@ -25,7 +25,7 @@ MARGIN = 0.98
 Make = Callable[[Step], object]
 
 
-def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimizer: Optimizer, objective: Any) -> tuple[str, dict[str, float]]:
+def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimizer: Any, objective: Any) -> tuple[str, dict[str, float]]:
     """The fastest of several forms of a step.
 
     Args:
@@ -33,7 +33,7 @@ def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimiz
         forms: by name, what makes a step; the first is the one that stays unless another is clearly faster.
         step: gives the batch.
         model: what is trained; it is as it was afterwards, to the bit, and so are the optimizer and the generators.
-        optimizer: of the model.
+        optimizer: of the model, or several by name.
         objective: whose loss may have a state.
 
     Returns:
@@ -96,14 +96,17 @@ def _allowed(what: str) -> None:
 
 
 @contextmanager
-def _as_it_was(optimizer: Optimizer) -> Iterator[None]:
-    """Put back the optimizer's state and options; what a form laid out anew keeps its place."""
-    put_back = kept(optimizer)
+def _as_it_was(optimizer: Any) -> Iterator[None]:
+    """Put back an optimizer's state and options, or those of several; what a form laid out anew keeps its place."""
+    optimizers: list[Optimizer] = list(optimizer.values()) if isinstance(optimizer, Mapping) else [optimizer]
+    found = [kept(one) for one in optimizers]
     try:
         yield
     finally:
-        put_back()
-        optimizer.zero_grad(set_to_none=True)
+        for put_back in found:
+            put_back()
+        for one in optimizers:
+            one.zero_grad(set_to_none=True)
 
 
 @contextmanager

@@ -296,8 +296,8 @@ class Step:
         """
         if len(self._seen) < len(self._parts) and not self._updated:
             raise UsageError(
-                f"step {self.number}: update() after step.backward() for {len(self._seen)} of {len(self._parts)} micro-batches; call step.backward "
-                "for each and update after the loop over the step, so that the batch is one however it is cut"
+                f"step {self.number}: update() after {len(self._seen)} of {len(self._parts)} micro-batches; call step.backward for each, and "
+                "update() after the loop over the step, so that the batch is one however it is cut"
             )
         if self.scaler is not None:  # gradients as they are without the loss scale, which stays the same through a window
             self.scaler.unscale_(optimizer)
