@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -127,14 +128,23 @@ def test_a_gradient_of_either_that_is_not_finite_moves_none_of_them() -> None:
     one = treadle.Trainer(model, objective, data, optimizer=BOTH, config=config("run", clip=1.0, skip_non_finite=1))
     one.on("step_finished")(lambda run: moved.append(flat(model)))
     one.fit()
-    equal = [torch.equal(a, b) for a, b in zip(moved, moved[1:], strict=False)]
+    equal = [torch.equal(a, b) for a, b in pairwise(moved)]
     assert equal == [False, False, True, False, False, False]
 
 
 def test_with_fp16_they_share_the_loss_scale() -> None:
-    half = train("half", config={"machine": treadle.MachineConfig(precision="fp16"), "clip": 0.5})
-    full = train("full", config={"clip": 0.5})
-    torch.testing.assert_close(flat(half.model), flat(full.model), rtol=5e-2, atol=5e-2)
+    class SmallScale:
+        def on_run_started(self, run: treadle.Run) -> None:
+            if run.precision.scaler is not None:
+                state = {"scale": 8.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 1, "_growth_tracker": 0}
+                run.precision.scaler.load_state_dict(state)
+
+    both = {"a": (SGD, is_matrix), "b": SGD}
+    half, full = (
+        train(precision, [SmallScale()], optimizer=both, config={"machine": treadle.MachineConfig(precision=precision), "clip": 0.5})
+        for precision in ("fp16", "fp32")
+    )
+    torch.testing.assert_close(flat(half.model), flat(full.model), rtol=2e-2, atol=2e-2)
 
 
 def test_compile_auto_puts_both_back() -> None:
