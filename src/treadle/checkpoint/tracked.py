@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from treadle.checkpoint.generators import OwnGenerator, with_state
+from treadle.checkpoint.optimizers import load_optimizer
 from treadle.checkpoint.snapshot import Place, place_of
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
@@ -244,33 +245,8 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-_KERNELS = ("foreach", "fused", "capturable")
-"""Which of torch's kernels an optimizer computes with: that of this machine, not of the one that saved."""
-
-
 def _load(item: Any, state: Any) -> None:
-    known = set(item.param_groups[0]) - {"initial_lr"} if isinstance(item, Optimizer) else set()
     if isinstance(item, Optimizer):
-        state = _with_kernels_of(item, state)
-    item.load_state_dict(state)
-    if isinstance(item, Optimizer):
-        _lay_out(item)
-    if known and (lost := known - set(item.param_groups[0])):  # torch would notice in the middle of the next step
-        raise ValueError(f"the state has no {', '.join(sorted(lost))}; was it another optimizer's?")
-
-
-def _with_kernels_of(optimizer: Optimizer, state: Any) -> Any:
-    """An optimizer's state, to be computed with the kernels that this one was built with."""
-    groups = state["param_groups"]
-    if len(groups) != len(optimizer.param_groups):
-        return state  # torch says what is wrong
-    kept = [{key: own[key] for key in _KERNELS if key in own} for own in optimizer.param_groups]
-    return {**state, "param_groups": [{**group, **own} for group, own in zip(groups, kept, strict=True)]}
-
-
-def _lay_out(optimizer: Optimizer) -> None:
-    """Lay out what belongs to each weight as the weight is: a file knows no channels_last, and kernels for many tensors do not look."""
-    for parameter, values in optimizer.state.items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        load_optimizer(item, state)
+    else:
+        item.load_state_dict(state)

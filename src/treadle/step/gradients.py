@@ -17,7 +17,7 @@ _TWICE = (
 
 def scale_gradients(grads: Sequence[torch.Tensor], factor: float | torch.Tensor) -> None:
     """Multiply every gradient by one number, in place."""
-    for group in _by_device(grads):
+    for group in _by_device([_stored(grad) for grad in grads]):
         torch._foreach_mul_(group, factor.to(group[0].device) if isinstance(factor, torch.Tensor) else factor)
 
 
@@ -32,12 +32,20 @@ def clip_gradients(params: Sequence[torch.nn.Parameter], norm: torch.Tensor, lim
     Source:
         Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, section 3.2.
     """
-    clip_grads_with_norm_(params, limit, norm)
+    try:
+        clip_grads_with_norm_(params, limit, norm)
+    except NotImplementedError:  # one of them is sparse
+        scale_gradients([param.grad for param in params if param.grad is not None], (limit / (norm + 1e-6)).clamp(max=1.0))
 
 
 def norm_of(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     """The 2-norm of all gradients as one vector; 0 where there is none."""
-    return get_total_norm(grads) if grads else torch.zeros(())
+    if not grads:
+        return torch.zeros(())
+    try:
+        return get_total_norm(grads)
+    except NotImplementedError:  # one of them is sparse, and may name the same place more than once
+        return get_total_norm([_stored(grad.coalesce() if grad.layout is torch.sparse_coo else grad) for grad in grads])
 
 
 def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None, retain_graph: bool = False) -> None:
@@ -121,9 +129,15 @@ def _scan(grads: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _numbers(grad: torch.Tensor) -> torch.Tensor:
+    """What is stored of a gradient, in a type that can be looked at."""
+    stored = _stored(grad)
+    return stored.float() if stored.dtype.itemsize == 1 else stored  # of 8 bits, few operations are there
+
+
+def _stored(grad: torch.Tensor) -> torch.Tensor:
     """Those values of a gradient that are stored."""
     if grad.layout is torch.strided:
-        return grad.float() if grad.dtype.itemsize == 1 else grad  # of 8 bits, few operations are there
+        return grad
     return grad._values() if grad.is_sparse else grad.values()
 
 
