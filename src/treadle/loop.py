@@ -28,7 +28,7 @@ from treadle.failure.halving import Halving
 from treadle.log.log import Log
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
-from treadle.preflight import check_lengths, heading, never_logged
+from treadle.preflight import check_lengths, epoch_of_steps, heading, never_logged
 from treadle.rows import window_row
 from treadle.step.step import Step
 from treadle.system.folder import RunFolder
@@ -87,7 +87,8 @@ class Loop:
 
     def steps(self, loader: Loader | None) -> Steps:
         """The generator of steps, from where the run is."""
-        batches = endless() if loader is None else loader.batches(self.progress.epochs, self.progress.into_epoch, mark=self._mark)
+        now = self.progress
+        batches = endless(now.epoch_steps, now.into_epoch) if loader is None else loader.batches(now.epochs, now.into_epoch, mark=self._mark)
         self._steps = self._generate(batches)
         return self._steps
 
@@ -156,8 +157,8 @@ class Loop:
 
     # --- beginning and ending ---
 
-    def begin(self, loader: Loader | None, duration: Duration, accept_changes: bool) -> None:
-        """Start anew, or go on from the newest checkpoint that is whole.
+    def begin(self, loader: Loader | None, duration: Duration, accept_changes: bool, epoch: Duration | None = None) -> None:
+        """Start anew, or go on from the newest checkpoint that is whole. `epoch`: that of a loop without data, in steps.
 
         Raises:
             ConfigError: a length cannot be told for this data.
@@ -165,9 +166,10 @@ class Loop:
             RunChanged: other objects are tracked than were, or an optimizer was built with other values.
             RunFinished: the run is over, and its checkpoints are gone.
         """
-        lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else ()
+        lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else 3 * [epoch_of_steps(epoch)]
         self.before = self.progress = self.after = Progress(duration, *lengths)
-        check_lengths(self.progress, self._config, self.events.cadences(), self._schedules, loader is not None)
+        check_lengths(self.progress, self._config, self.events.cadences(), self._schedules, loader, epoch)
+        self.events.attach(self._run)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)

@@ -24,20 +24,29 @@ from treadle.system.precision import Precision
 
 
 def check_lengths(
-    progress: Progress, config: Config, cadences: Iterable[tuple[str, Duration]], schedules: Mapping[str, Schedule], has_data: bool
+    progress: Progress,
+    config: Config,
+    cadences: Iterable[tuple[str, Duration]],
+    schedules: Mapping[str, Schedule],
+    loader: Loader | None,
+    epoch: Duration | None,
 ) -> None:
-    """Raise where a length, a cadence or a schedule cannot be told for this data.
+    """Raise where a length, a cadence or a schedule cannot be told for this data, or for a loop without any.
 
     Raises:
         ConfigError: it is named, with what can be said instead.
     """
+    if loader is not None and epoch is not None:
+        raise ConfigError(f"epoch: '{epoch}' is for a loop without data, and this data has epochs of its own; see treadle.data.Infinite")
+    has_data = loader is not None
     named = {"log.every": config.log.every, "checkpoint.every": config.checkpoint.every, "checkpoint.keep_every": config.checkpoint.keep_every}
     if has_data:
         named["evaluate.every"] = config.evaluate.every
     asked = [(name, Duration.parse(text)) for name, text in named.items() if text is not None]
     for name, length in [("duration", progress.duration), *asked, *cadences]:
-        if not has_data and length.unit != "steps":
-            raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps")
+        if not has_data and (length.unit == "samples" or (length.unit == "epochs" and epoch is None)):
+            hint = "" if length.unit == "samples" else ", or say how long an epoch is: run.steps(total=..., epoch='100 steps')"
+            raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps{hint}")
         if length.needs_epoch_size() and progress.epoch_size is None:
             raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
     for name, schedule in schedules.items():
@@ -45,6 +54,19 @@ def check_lengths(
             schedule(progress)
         except ConfigError as error:
             raise ConfigError(f"the schedule {name!r}: {error}") from None
+
+
+def epoch_of_steps(epoch: Duration | None) -> int | None:
+    """How many steps the epoch of a loop without data has; None where there is none.
+
+    Raises:
+        ConfigError: it is not given in steps.
+    """
+    if epoch is None:
+        return None
+    if epoch.unit != "steps":
+        raise ConfigError(f"epoch: '{epoch}' must be a number of steps, such as '100 steps'")
+    return int(epoch.value)
 
 
 def checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:

@@ -9,31 +9,30 @@ from typing import Any, TypeVar
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from treadle.config.asked import accepts_changes
-from treadle.config.schema import run_config
+from treadle.config.schema import Config
 from treadle.core.bug import add_report_note
-from treadle.core.errors import RunLocked, UsageError
+from treadle.core.errors import UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
+from treadle.data.brief import Brief
 from treadle.data.check import check
-from treadle.data.fingerprint import differences, fingerprint
 from treadle.data.loader import Loader
+from treadle.debug import Debug, as_debugged
 from treadle.evaluation import Models, evaluate, evaluation_loader
-from treadle.log.log import Log, default_writers
+from treadle.home import Home
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
 from treadle.preflight import checked_schedules
-from treadle.provenance.record import Record
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
 from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
-from treadle.system.folder import RunFolder
-from treadle.system.numbers import numbered
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.shares import check_apart
@@ -83,45 +82,28 @@ class Run:
         origin: str = "",
     ) -> None:
         self._stage = current_stage()
-        self._asked = config if self._stage is None else self._stage.directed(config)
-        self._writers, self._origin = writers, origin
-        self._choose_folder()
+        self._accept_changes = accept_changes or accepts_changes(config)
+        asked = as_debugged(config)
+        asked = asked if self._stage is None else self._stage.directed(asked)
+        self._home = Home(asked, writers, origin, self._accept_changes)
         self.events = Events()
+        if self.config.debug is not None:
+            self.events.add(Debug(self.config.debug))
         for handler in handlers:
             self.events.add(handler)
-        self._schedules, self._accept_changes = checked_schedules(schedules or {}), accept_changes or accepts_changes(config)
+        self._schedules = checked_schedules(schedules or {})
         self._stack = ExitStack()
         self._prepared: list[Any] = []
-        self._record: Record | None = None
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
-        self._fingerprints: dict[str, dict[str, Any]] = {}
 
     # --- the context ---
-
-    def _choose_folder(self) -> None:
-        self._given, notes = numbered(self._asked)
-        self.config = run_config(self._given)
-        self.dir = Path(self.config.run_dir)
-        self._folder = RunFolder(self.dir, self._origin)
-        self._folder.notes += notes
-        self._log = Log(self._folder.path, [*default_writers(self.config.log, self.config.machine.workers), *self._writers])
-
-    def _open_folder(self) -> None:
-        """Take the folder; a number that another run took since it was chosen is chosen again."""
-        while True:
-            self._choose_folder()
-            try:
-                return self._folder.open(self._given, self._accept_changes)
-            except RunLocked:
-                if run_config(numbered(self._asked)[0]).run_dir == self.config.run_dir:
-                    raise  # it is this very run, and goes on elsewhere
 
     def __enter__(self) -> Run:
         machine = self.config.machine
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
-        self._open_folder()
-        self._loop = Loop(self, self._given, self._schedules, self._folder, self._log, self.precision)
+        self._home.open()
+        self._loop = Loop(self, self._home.given, self._schedules, self._home.folder, self._home.log, self.precision)
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         self._stack.enter_context(self.precision.products())
@@ -140,12 +122,22 @@ class Run:
                 self._loop.leave()
             elif self._loop.begun and error is not None:
                 self._loop.fail(error)
-            if self._record is not None:
-                self._record.end(self._loop.status, self.progress.steps)
+            if self._home.record is not None:
+                self._home.record.end(self._loop.status, self.progress.steps)
         finally:
             with ExitStack() as ending:  # each of these, whatever comes of the others; the last one first
-                for close in (self._folder.close, self._stack.close, self._log.close, self._loop.close):
+                for close in (self._home.folder.close, self._stack.close, self._home.log.close, self._loop.close):
                     ending.callback(close)
+
+    @property
+    def config(self) -> Config:
+        """The config that holds, with the run's number in its run_dir."""
+        return self._home.config
+
+    @property
+    def dir(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run_dir)
 
     # --- what the loop needs ---
 
@@ -192,6 +184,7 @@ class Run:
             workers=machine.workers,
             device=self.device,
             resident=machine.resident,
+            brief=Brief.asked(config.debug, training=True),
         )
         for note in loader.notes:
             self.say(note)
@@ -215,12 +208,13 @@ class Run:
         """
         if self._loop.begun:
             raise UsageError("cannot check the data: the loop has begun; call run.check_data before run.steps")
-        if self._folder.done:
+        if self._home.folder.done:
             return
         here = torch.device("cpu")  # where it is: a look moves nothing to an accelerator
         given = {name: data for name, data in splits.items() if data is not None}
         loaders = {name: data if isinstance(data, Loader) else evaluation_loader(data, self.config, here) for name, data in given.items()}
-        self._fingerprints = check(loaders, self.config.data, self.config.seed, self._folder.path / "provenance" / "leaks.json", self.say)
+        seen = self._home.folder.path / "provenance" / "leaks.json"
+        self._home.fingerprints = check(loaders, self.config.data, self.config.seed, seen, self.say)
 
     def track(self, **objects: Any) -> None:
         """Make objects part of every checkpoint, under these names. They are restored when `steps` begins.
@@ -237,16 +231,18 @@ class Run:
         for name, item in objects.items():
             self._loop.tracked.add(name, unwrapped(item))
 
-    def steps(self, data: Any = None, *, total: str | None = None) -> Iterator[Step]:
+    def steps(self, data: Any = None, *, total: str | None = None, epoch: str | None = None) -> Iterator[Step]:
         """The clock: one `Step` per optimizer update, until the run's duration is done or somebody stops it.
 
         Args:
             data: a `Loader` of this run, or a dataset; None for loops without data, whose steps hold one None.
             total: length of the run in place of config.duration, such as ``"1000 steps"``.
+            epoch: how many steps make an epoch in a loop without data, such as ``"100 steps"``; without it there is none, and
+                every cadence has to be in steps.
 
         Raises:
             UsageError: a second loop, or a prepared model that is not tracked and would not survive.
-            ConfigError: a length cannot be told for this data.
+            ConfigError: a length cannot be told for this data; or `epoch` is no number of steps, or the data has epochs of its own.
             CheckpointError: the state cannot be saved, or no checkpoint is whole.
             RunChanged, RunFinished: other objects are tracked than were; or the run is over, and its checkpoints are gone.
         """
@@ -258,30 +254,22 @@ class Run:
                 f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
             )
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
-        record = None if self._folder.done else self._recorded(loader)
+        self._home.recorded(loader, self.device, self.say)
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
-        self._loop.begin(loader, Duration.parse(total or self.config.duration), self._accept_changes)
-        if record is not None:
-            record.begin(self.progress.steps, self._folder.fresh, self._loop.accepted)
-            self._folder.files |= record.sums()
+        length = self.config.duration if total is None or self.config.debug else total
+        epoch_length = None if epoch is None else Duration.parse(epoch)
+        self._loop.begin(loader, Duration.parse(length), self._accept_changes, epoch_length)
+        if (record := self._home.record) is not None:
+            record.begin(self.progress.steps, self._home.folder.fresh, self._loop.accepted)
+            self._home.folder.files |= record.sums()
             self._loop.record()
         if self._stage is not None and self._stage.replay:
             from treadle.proof.attend import replayed
 
             loader = replayed(self, self._stage, loader)
         return self._loop.steps(loader)
-
-    def _recorded(self, loader: Loader | None) -> Record:
-        """What makes this run, compared with what made it so far."""
-        if loader is not None and not self._fingerprints:
-            self._fingerprints = {"train": fingerprint(loader, self.config.seed)}
-        record = self._record = Record(self._folder.path, self.say)
-        record.take(self._given, self.device, self._fingerprints)
-        if not self._folder.fresh:
-            record.compare(self._given, differences, self._accept_changes)
-        return record
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
         """Decorate a function ``f(run)`` to be called at an event, see `Trainer.on`."""
@@ -292,6 +280,16 @@ class Run:
         return self.precision.autocast()
 
     # --- what the body may ask ---
+
+    @property
+    def models(self) -> dict[str, nn.Module]:
+        """The tracked models, by name: ``"model"``, or ``"model-G"`` of several that a Trainer was given."""
+        return self._loop.tracked.models()
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The tracked optimizers, by name."""
+        return self._loop.tracked.optimizers()
 
     @property
     def step(self) -> Step:
@@ -314,11 +312,11 @@ class Run:
             values: numbers or scalar tensors by name.
             prefix: put before each name, as in ``prefix/name``.
         """
-        self._log.add(self._loop.after, {f"{prefix}/{name}" if prefix else name: value for name, value in values.items()})
+        self._home.log.add(self._loop.after, {f"{prefix}/{name}" if prefix else name: value for name, value in values.items()})
 
     def latest(self, name: str, step: int | None = None) -> Any:
         """The newest logged value of a name, or only that of a step; None where there is none."""
-        return self._log.fetch(name, step)
+        return self._home.log.fetch(name, step)
 
     def evaluate(self, model: Models, objective: Any, data: Any, metrics: Mapping[str, Any] | Group | None = None) -> dict[str, Any]:
         """Loss and metrics over a whole dataset; weights, modes, counters and random generators stay as they are.
@@ -364,7 +362,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """Show a line on the console."""
-        self._log.say(text)
+        self._home.log.say(text)
 
     def attempt(self, body: Callable[..., Any], *args: Any) -> Any:
         """Call the body of a step. With ``machine.micro_batch="auto"``, one that does not fit into memory is called again, with smaller parts.
@@ -389,10 +387,10 @@ class Run:
     @property
     def result(self) -> Result:
         """How the run stands, or how it ended; waits for a checkpoint that is being written, since it names where that is."""
-        loop = self._loop
-        loop.checkpoints.settle()
+        loop, checkpoints = self._loop, self._loop.checkpoints
+        checkpoints.settle()
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
-        return Result(status, loop.progress.steps, loop.progress.epochs, self._log.numbers(), loop.checkpoints.best, loop.checkpoints.last, self.dir)
+        return Result(status, loop.progress.steps, loop.progress.epochs, self._home.log.numbers(), checkpoints.best, checkpoints.last, self.dir)
 
 
 def _values(item: Any) -> list[Any]:

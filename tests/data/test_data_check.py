@@ -147,7 +147,7 @@ def test_level_three_may_call_it_before_the_loop(capsys):
     with treadle.Run(config) as run:
         loader = run.loader(data(0, 24))
         run.check_data(train=loader, valid=data(20, 5), test=None)
-        assert set(run._fingerprints) == {"train", "valid"}
+        assert set(run._home.fingerprints) == {"train", "valid"}
         for _ in run.steps(loader):
             with pytest.raises(UsageError, match=r"before run\.steps"):
                 run.check_data(train=loader)
@@ -159,7 +159,7 @@ def test_without_it_the_loop_takes_the_fingerprint_of_its_data():
     with treadle.Run(config) as run:
         for _ in run.steps(data(0, 24)):
             pass
-        assert run._fingerprints["train"]["length"] == 24
+        assert run._home.fingerprints["train"]["length"] == 24
 
 
 def test_where_the_folder_cannot_be_written_the_run_goes_on(monkeypatch):

@@ -86,6 +86,10 @@ class Tracked:
         """Those that are modules, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, nn.Module)}
 
+    def optimizers(self) -> dict[str, Optimizer]:
+        """Those that are optimizers, by name."""
+        return {name: item for name, item in self._objects.items() if isinstance(item, Optimizer)}
+
     def generators(self) -> dict[str, OwnGenerator]:
         """Those that are random generators, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, OwnGenerator)}
@@ -130,7 +134,7 @@ class Tracked:
 
     def settings(self) -> dict[str, Settings]:
         """What each optimizer was built with, such as its lr, by name and group."""
-        return {name: _BUILT[item] for name, item in self._objects.items() if isinstance(item, Optimizer)}
+        return {name: _BUILT[item] for name, item in self.optimizers().items()}
 
     def compare(self, before: dict[str, Settings], accept_changes: bool) -> list[str]:
         """Compare what optimizers were built with then and now.
@@ -183,7 +187,8 @@ class Tracked:
                 f"the checkpoint holds the state of {', '.join(sorted(states))}; this run tracks {', '.join(sorted(self._objects))}. "
                 "Make them the same, or say accept_changes to go on with those that are in both"
             )
-        for name, item in self._objects.items():
+        # Optimizers last: a handler that is restored before may give them the groups that they had.
+        for name, item in sorted(self._objects.items(), key=lambda pair: isinstance(pair[1], Optimizer)):
             if name in states:
                 try:
                     _load(item, _as_keyed(item, states[name]))

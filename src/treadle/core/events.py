@@ -97,6 +97,12 @@ class Events:
             if f"on_{event}" in methods:
                 self.on(event)(getattr(handler, f"on_{event}"))
 
+    def attach(self, run: Any) -> None:
+        """Call ``attach(run)`` of the objects that have it: models and optimizers are there, and nothing is restored yet."""
+        for handler in self.objects:
+            if callable(attach := getattr(handler, "attach", None)):
+                _call(attach, "attach", run, run.progress)
+
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 

@@ -45,10 +45,12 @@ class Batch:
         return self
 
 
-def endless() -> Generator[Batch, None, None]:
-    """Steps without data: one part that is None, and no epochs."""
+def endless(epoch: int | None = None, into: int = 0) -> Generator[Batch, None, None]:
+    """Steps without data: one part that is None. `epoch`: how many steps make one, of which `into` are done; None knows no epochs."""
     while True:
-        yield Batch([None], [1], 1, False)
+        into += 1
+        yield Batch([None], [1], 1, ends_epoch=into == epoch)
+        into = 0 if into == epoch else into
 
 
 def to_device(value: Any, device: torch.device) -> Any:

@@ -127,7 +127,7 @@ class Forms:
 
     def _chosen(self, step: Step) -> str:
         """The form that this run was started with, or the fastest one."""
-        run, choices = self._run, self._run._folder.choices
+        run, choices = self._run, self._run._home.folder.choices
         kept = choices.get("compile") or {}
         device = run.device.type
         if kept.get("device") == device and kept.get("form") in NAMES:
