@@ -31,6 +31,7 @@ from treadle.metrics.group import Group
 from treadle.preflight import checked_schedules
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
+from treadle.system.averaged import begin_training
 from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.precision import Precision
@@ -258,6 +259,7 @@ class Run:
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
+        begin_training(self._prepared)
         length = self.config.duration if total is None or self.config.debug else total
         epoch_length = None if epoch is None else Duration.parse(epoch)
         self._loop.begin(loader, Duration.parse(length), self._accept_changes, epoch_length)

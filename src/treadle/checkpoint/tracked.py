@@ -17,6 +17,7 @@ from treadle.checkpoint.optimizers import load_optimizer
 from treadle.checkpoint.snapshot import Place, place_of
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
+from treadle.system.averaged import weights_to_use
 from treadle.system.transfer import to_host
 
 RUN = "run"
@@ -24,6 +25,8 @@ RUN = "run"
 SCALER = "scaler"
 BATCH = "batch"
 """What a capsule holds beside the state of a run."""
+IN_TRAINING = "-in-training"
+"""Marks the weights that a run goes on from, where those to use are others, see `treadle.system.averaged`."""
 _LONGEST_NAME = 200
 Settings = dict[str, dict[str, Any]]
 """Plain values by key, by group."""
@@ -59,7 +62,7 @@ class Tracked:
         why = ""
         if lacking:
             why = f"it has no {lacking[0]}()"
-        elif name in self._objects or name in (RUN, BATCH):
+        elif name in self._objects or name in (RUN, BATCH) or name.endswith(IN_TRAINING):
             why = "the name is taken"
         elif "/" in name or name.startswith(".") or not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME:
             why = "its state becomes a file of this name"
@@ -128,8 +131,12 @@ class Tracked:
     def states(self) -> dict[str, Any]:
         """The state of every object, by name; keys as the plain module has them, also where a part of it is compiled."""
         states = {name: _state_of(name, item) for name, item in self._objects.items()}
-        for name in self.models():
+        for name, model in self.models().items():
             states[name] = {plain_key(key): value for key, value in states[name].items()}
+            with weights_to_use([model]) as differ:
+                if differ:  # the file of the model's own name is for whoever uses it, and a run goes on from the other
+                    states[name + IN_TRAINING] = states[name]
+                    states[name] = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in states[name].items()}
         return states
 
     def settings(self) -> dict[str, Settings]:
@@ -181,6 +188,8 @@ class Tracked:
         Raises:
             RunChanged: other objects are tracked than were.
         """
+        states = states | {name.removesuffix(IN_TRAINING): states[name] for name in states if name.endswith(IN_TRAINING)}
+        states = {name: state for name, state in states.items() if not name.endswith(IN_TRAINING)}
         # The loss scaler belongs to the machine: it comes and goes with fp16.
         if set(states) - {SCALER} != set(self._objects) - {SCALER} and not accept_changes:
             raise RunChanged(
