@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from treadle.config.schema import Config
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
+from treadle.core.mix import mix
 from treadle.core.schedules import Schedule
 from treadle.core.structure import leaves
 from treadle.core.when import Duration, Progress
@@ -21,6 +23,10 @@ from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords
 from treadle.system.precision import Precision
+from treadle.system.seed import seed
+
+LAZY = 22
+"""What the seed of weights is for that are made when the first batch is seen."""
 
 
 def check_lengths(
@@ -81,6 +87,34 @@ def checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
                 f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
             )
     return dict(schedules)
+
+
+def materialise(model: Any, objective: Objective, loader: Loader, number: int) -> None:
+    """Give modules that wait for a first batch, such as `torch.nn.LazyLinear`, their weights: an optimizer needs them.
+
+    Drawn under a seed of their own, so that they are the same when a run goes on, and are nobody else's numbers.
+
+    Args:
+        model: one that is not lazy stays as it is.
+        objective: of the run.
+        loader: the training data.
+        number: the run's seed.
+    """
+    if not isinstance(model, nn.Module) or not any(is_lazy(p) for p in model.parameters()):
+        return
+    part = loader.peek()
+    with as_found(model, objective, training=False), torch.no_grad():
+        seed(mix(number, LAZY))
+        try:
+            if isinstance(objective, Supervised):
+                model(objective.input_of(part))
+            else:
+                objective(model, part)
+        except Exception as error:
+            error.add_note(
+                "raised while a first batch gave the lazy modules their shapes; or call the model on an example in the function that builds it"
+            )
+            raise
 
 
 def check_batch(

@@ -15,7 +15,7 @@ from treadle.core.errors import ConfigError, ObjectiveError, UsageError
 from treadle.core.events import Events, Handler
 from treadle.core.result import Result
 from treadle.core.schedules import Schedule
-from treadle.core.structure import map_leaves
+from treadle.core.structure import joined, map_leaves
 from treadle.core.when import Duration
 from treadle.data.batch import copied
 from treadle.data.loader import Loader
@@ -24,7 +24,7 @@ from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
-from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
+from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules, materialise
 from treadle.run import Run
 from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
 from treadle.step.step import Step
@@ -185,8 +185,7 @@ class Trainer:
                 An own objective is asked for its `Outcome.output`.
 
         Returns:
-            outputs in the model's own structure, tensors joined along their first dimension, on the CPU; lists and named
-            tuples become tuples.
+            outputs in the model's own structure, tensors joined along their first dimension, on the CPU.
 
         Raises:
             UsageError: there are several models.
@@ -205,7 +204,7 @@ class Trainer:
                     found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
                 done += sum(batch.counts)
                 watch(done, reader.epoch_samples)
-        return _joined(found)
+        return joined(found, _put_together)
 
     # --- the standard body ---
 
@@ -250,6 +249,8 @@ class Trainer:
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
         run.check_data(train=self._loader, valid=self.valid, test=self.test)
+        if not self._own_step:
+            materialise(self.model, self.objective, self._loader, self.config.seed)
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
         self._model, self.optimizer = run._placed(self.model, given)
         self._fitted = (given, self.optimizer)
@@ -335,13 +336,5 @@ def _named(name: str, item: Any) -> dict[str, Any]:
     return {f"{name}-{key}": one for key, one in item.items()} if isinstance(item, Mapping) else {name: item}
 
 
-def _joined(outputs: list[Any]) -> Any:
-    """Outputs of several batches as one, in the structure of the first."""
-    first = outputs[0]
-    if isinstance(first, torch.Tensor):
-        return torch.cat(outputs)
-    if isinstance(first, Mapping):
-        return {key: _joined([output[key] for output in outputs]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return tuple(_joined([output[place] for output in outputs]) for place in range(len(first)))
-    return outputs
+def _put_together(leaves: list[Any]) -> Any:
+    return torch.cat(leaves) if isinstance(leaves[0], torch.Tensor) else leaves

@@ -209,7 +209,9 @@ class Tracked:
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
+    """Parameters that can be other than finite, by name; complex ones as pairs of numbers."""
+    found = {key: torch.view_as_real(p.detach()) if p.is_complex() else p.detach() for key, p in model.named_parameters()}
+    return {key: p for key, p in found.items() if p.is_floating_point() and p.numel()}
 
 
 def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
