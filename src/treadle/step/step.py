@@ -142,10 +142,10 @@ class Step:
             self._explicit = True
         if not isinstance(loss, torch.Tensor):
             raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
-        if loss.numel() != 1 or not loss.requires_grad:
+        if loss.numel() != 1 or not loss.requires_grad or loss.dtype.is_complex:
             raise ObjectiveError(
-                f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
-                f"requires_grad={loss.requires_grad}"
+                f"step {self.number}: the loss must be one number with a gradient, and no complex one; got {loss.dtype} of the shape "
+                f"{list(loss.shape)}, requires_grad={loss.requires_grad}"
             )
         if self._ask:
             value: Any = loss.item()
