@@ -31,6 +31,7 @@ from treadle.preflight import check_lengths, epoch_of_steps, heading, never_logg
 from treadle.rows import window_row
 from treadle.step.binding import bound
 from treadle.step.step import Step
+from treadle.system.averaged import end_training
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
 from treadle.system.seed import get_rng_state, preserved_rng, seed, set_rng_state
@@ -183,6 +184,7 @@ class Loop:
         if self._folder.done and states is None:
             raise RunFinished(f"the run in {self._config.run_dir!r} is over, and its checkpoints are gone; give another run_dir for a new run")
         if self.over:
+            end_training(self.tracked.objects())
             self._log.say(
                 f"{self._config.run_dir} is {self.status} already, at step {self.progress.steps:,}: nothing to train; another run_dir trains anew"
             )
@@ -263,6 +265,7 @@ class Loop:
             self.status = "finished"
         if self.status == "finished" and (doubt := never_logged("checkpoint.best", self._config.checkpoint.best, self._log.names())):
             self._log.say(doubt)
+        end_training(self.tracked.objects())  # whoever takes the model from here on takes the weights to use
         self._fire("run_finished")
         self.record()  # the last word: where a handler raised, or the process died, it is called again
         self.tick()

@@ -29,10 +29,12 @@ from treadle.loop import Loop
 from treadle.metrics.group import Group
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
+from treadle.system.averaged import begin_training
 from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
+from treadle.system.shares import check_apart
 from treadle.system.stage import current_stage
 from treadle.system.wrap import prepare, set_train_mode, unwrapped
 
@@ -141,29 +143,34 @@ class Run:
 
     # --- what the loop needs ---
 
-    def prepare(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    def prepare(self, model: Any, optimizer: Any, *, shared: bool = False) -> tuple[Any, Any]:
         """Put models on the device, and build their optimizers.
 
         Args:
             model: a module, or several by name.
             optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer;
-                for several models, one for each under the same names.
+                for several models, one for each under the same names; for one model also several by name, each as
+                ``(callable, rule)``, see `Trainer`.
+            shared: whether parameters may belong to another optimizer of this run, too.
 
         Returns:
             model and optimizer, in the shape in which they were given.
 
         Raises:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
-            ConfigError: `optimizer` gives no optimizer, or the names do not fit.
+            ConfigError: `optimizer` gives no optimizer, the names do not fit, or two optimizers move the same parameters.
         """
-        model, optimizer = self._placed(model, optimizer)
+        model, optimizer = self._placed(model, optimizer, shared)
         return compiled_for_own_loop(model, self.config.machine, self.device, self.say), optimizer
 
-    def _placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    def _placed(self, model: Any, optimizer: Any, shared: bool = False) -> tuple[Any, Any]:
         """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
         model, optimizer = prepare(model, optimizer, self.device, self.say, self._stack if self.config.machine.channels_last else None)
-        self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
-        self.step.adopt(_values(optimizer))
+        models, optimizers = [*map(unwrapped, _values(model))], _values(optimizer)
+        if not shared:
+            check_apart(self._prepared, optimizers, models)
+        self._prepared += [*models, *optimizers]
+        self.step.adopt(optimizers)
         return model, optimizer
 
     def loader(self, data: Any) -> Loader:
@@ -241,6 +248,7 @@ class Run:
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
+        begin_training(self._prepared)
         length = self.config.duration if total is None or self.config.debug else total
         epoch_length = None if epoch is None else Duration.parse(epoch)
         self._loop.begin(loader, Duration.parse(length), self._accept_changes, epoch_length)

@@ -146,11 +146,12 @@ class Loader:
 
     def outline(self) -> Iterator[tuple[int, int, bool]]:
         """Of each batch of an epoch, and nothing is read: samples (0 where only reading tells), positions, whether it is the last one."""
-        steps, size, is_batched = self.epoch_steps or 0, self._size or 0, self.source.kind == "batched"
-        stays = self._brief is not None and self._brief.repeat
+        epochs, steps, brief = self.epochs, self.epoch_steps or 0, self._brief
+        size = epochs.size if isinstance(epochs, Even) else None
         for number in range(steps):
-            samples = 0 if is_batched else min(self.batch_size, size - (0 if stays else number * self.batch_size))
-            yield samples, 1 if is_batched or self._brief is not None else samples, number + 1 == steps
+            before = 0 if brief is not None and brief.repeat else number * self.batch_size
+            samples = 0 if size is None else min(self.batch_size, size - before)
+            yield samples, 1 if size is None or brief is not None else samples, number + 1 == steps
 
     def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
         batches = self._moved(self._read(epoch, into, mark))
