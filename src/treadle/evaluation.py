@@ -68,6 +68,22 @@ def evaluate(
     return dict(zip(results, map(_plain, results.values()), strict=True))
 
 
+def training_loader(data: Any, config: Config, device: torch.device) -> Loader:
+    """A dataset in the order, and the batches, in which a run of this config trains on it."""
+    machine = config.machine
+    return Loader(
+        data,
+        batch_size=config.batch_size,
+        micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
+        sampler=config.data.sampler,
+        seed=config.seed,
+        drop_last=config.drop_last,
+        workers=machine.workers,
+        device=device,
+        resident=machine.resident,
+    )
+
+
 def evaluation_loader(data: Any, config: Config, device: torch.device, limit: int | None = None) -> Loader:
     """A dataset in its own order, all of it: also that of a DataLoader that shuffles, or drops the last batch. `limit`: samples at once."""
     machine = config.machine

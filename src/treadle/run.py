@@ -21,7 +21,7 @@ from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
 from treadle.data.check import check
 from treadle.data.loader import Loader
-from treadle.evaluation import Models, evaluate, evaluation_loader
+from treadle.evaluation import Models, evaluate, evaluation_loader, training_loader
 from treadle.home import Home
 from treadle.log.writer import Writer
 from treadle.loop import Loop
@@ -85,7 +85,7 @@ class Run:
         self.events = Events()
         for handler in handlers:
             self.events.add(handler)
-        self._schedules = checked_schedules(schedules or {})
+        self.schedules = checked_schedules(schedules or {})
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
@@ -97,7 +97,7 @@ class Run:
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
         self._home.open()
-        self._loop = Loop(self, self._home.given, self._schedules, self._home.folder, self._home.log, self.precision)
+        self._loop = Loop(self, self._home.given, self.schedules, self._home.folder, self._home.log, self.precision)
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         self._stack.enter_context(self.precision.products())
@@ -162,18 +162,7 @@ class Run:
 
     def loader(self, data: Any) -> Loader:
         """A dataset as batches of this run: its order, its device, its workers. See `treadle.data.sources` for what data may be."""
-        config, machine = self.config, self.config.machine
-        loader = Loader(
-            data,
-            batch_size=config.batch_size,
-            micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
-            sampler=config.data.sampler,
-            seed=config.seed,
-            drop_last=config.drop_last,
-            workers=machine.workers,
-            device=self.device,
-            resident=machine.resident,
-        )
+        loader = training_loader(data, self.config, self.device)
         for note in loader.notes:
             self.say(note)
         return loader
@@ -302,9 +291,10 @@ class Run:
         """
         self._home.log.add(self._loop.after, {f"{prefix}/{name}" if prefix else name: value for name, value in values.items()})
 
-    def latest(self, name: str, step: int | None = None) -> Any:
-        """The newest logged value of a name, or only that of a step; None where there is none."""
-        return self._home.log.fetch(name, step)
+    def latest(self, name: str, step: int | None = None, default: Any = None) -> Any:
+        """The newest logged value of a name, or only that of a step; `default` where there is none."""
+        value = self._home.log.fetch(name, step)
+        return default if value is None else value
 
     def evaluate(self, model: Models, objective: Any, data: Any, metrics: Mapping[str, Any] | Group | None = None) -> dict[str, Any]:
         """Loss and metrics over a whole dataset; weights, modes, counters and random generators stay as they are.
@@ -348,6 +338,14 @@ class Run:
         """End the run at the next safe point, saved; the reason is in `Result.status` and in `run.json`."""
         self._loop.stop("stopped", reason)
 
+    def keep(self, label: str) -> None:
+        """Save a checkpoint of this step, and keep it until the label is given to another one. Its place is in `Result.kept`.
+
+        Raises:
+            UsageError: no step is being done, or its checkpoint was saved before.
+        """
+        self._loop.checkpoints.ask(label, self._loop.after.steps if self._loop.begun else None)
+
     def say(self, text: str) -> None:
         """Show a line on the console."""
         self._home.log.say(text)
@@ -378,7 +376,8 @@ class Run:
         loop, checkpoints = self._loop, self._loop.checkpoints
         checkpoints.settle()
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
-        return Result(status, loop.progress.steps, loop.progress.epochs, self._home.log.numbers(), checkpoints.best, checkpoints.last, self.dir)
+        steps, epochs, numbers = loop.progress.steps, loop.progress.epochs, self._home.log.numbers()
+        return Result(status, steps, epochs, numbers, checkpoints.best, checkpoints.last, self.dir, checkpoints.kept)
 
 
 def _values(item: Any) -> list[Any]:

@@ -28,6 +28,9 @@ class Told:
         self.progress.steps += 1
         return next(self.values)
 
+    def keep(self, label):
+        self.kept = self.progress.steps
+
     def stop(self, reason):
         self.reason = reason
 
@@ -36,7 +39,7 @@ def stopped_after(values, **given):
     """Number of evaluations after which the run is stopped; None where it goes on to the end."""
     told, policy = Told(values), treadle.EarlyStop("valid/loss", **given)
     for number in range(1, len(values) + 1):
-        policy.on_evaluated(told)
+        policy.judge(told)
         if told.reason:
             return number
     return None
@@ -93,7 +96,7 @@ def test_it_goes_on_from_its_state(values, cut, patience):
     for number in range(1, len(values) + 1):
         if number == cut:
             second.load_state_dict(json.loads(json.dumps(first.state_dict())))
-        (first if number < cut or cut == 0 else second).on_evaluated(told)
+        (first if number < cut or cut == 0 else second).judge(told)
         if told.reason:
             break
     assert (number if told.reason else None) == by_hand(values, patience, "min", 0.0)
@@ -157,7 +160,7 @@ def trainer(folder, script, monitor="valid/score", best="valid/score", **given):
 def test_a_run_is_stopped_with_its_reason_and_its_last_and_best_checkpoint(tmp_path):
     one = trainer(tmp_path, [0.1, 0.9, 0.5, 0.4, 0.3, 0.2])
     result = one.fit()
-    reason = "valid/score has not improved on 0.9 for 3 evaluations"
+    reason = "valid/score has not improved on 0.9 for 3 measurements"
     assert (result.status, result.steps, result.epochs) == (f"stopped: {reason}", 10, 5)
     record = json.loads((tmp_path / "run.json").read_text())
     assert (record["status"], record["reason"], record["steps"]) == ("stopped", reason, 10)
@@ -181,13 +184,13 @@ def test_its_patience_survives_a_resume(tmp_path):
     with pytest.raises(ZeroDivisionError):
         one.fit()
     result = trainer(tmp_path, script[4:]).fit()
-    assert result.status == "stopped: valid/score has not improved on 0.9 for 3 evaluations" and result.epochs == 5
+    assert result.status == "stopped: valid/score has not improved on 0.9 for 3 measurements" and result.epochs == 5
 
 
 def test_a_stopped_run_does_not_go_on_by_itself(tmp_path):
     first = trainer(tmp_path, [0.1, 0.0, 0.0, 0.0]).fit()
     again = trainer(tmp_path, [0.0]).fit()
-    assert again == first and again.status == "stopped: valid/score has not improved on 0.1 for 3 evaluations"
+    assert again == first and again.status == "stopped: valid/score has not improved on 0.1 for 3 measurements"
 
 
 def test_a_misspelt_monitor_is_an_error_before_the_first_step(tmp_path):

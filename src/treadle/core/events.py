@@ -51,6 +51,8 @@ class Events:
         self._handlers: dict[str, list[_Registered]] = {name: [] for name in EVENTS}
         self.objects: list[object] = []
         """Handlers that are objects, in the order in which they were added."""
+        self.judges: list[Handler] = []
+        """Their methods named ``judge``: called when all values of a step are logged, and nothing of it is saved."""
 
     def on(self, event: str, *, every: str | Duration | None = None, once: bool = False, at_end: bool = False) -> Callable[[Handler], Handler]:
         """Decorate a function ``f(run)`` to be called at an event.
@@ -85,7 +87,7 @@ class Events:
         if isinstance(handler, type):
             raise UsageError(f"the handler {handler.__name__} is a class; call it: {handler.__name__}(...)")
         methods = [name for name in dir(handler) if name.startswith("on_") and callable(getattr(handler, name))]
-        if not methods:
+        if not methods and not callable(getattr(handler, "judge", None)):
             hint = "; register a plain function with @trainer.on('step_finished')" if callable(handler) else ""
             raise UsageError(f"{_name(handler)} has no method named on_<event>{hint}; events: {', '.join(EVENTS)}")
         for name in methods:
@@ -93,6 +95,7 @@ class Events:
                 known = [f"on_{event}" for event in EVENTS]
                 raise UsageError(f"{_name(handler)}.{name} is no event{did_you_mean(name, known)} events: {', '.join(EVENTS)}")
         self.objects.append(handler)
+        self.judges += [judge for judge in [getattr(handler, "judge", None)] if callable(judge)]
         for event in EVENTS:
             if f"on_{event}" in methods:
                 self.on(event)(getattr(handler, f"on_{event}"))
@@ -103,12 +106,18 @@ class Events:
             if callable(attach := getattr(handler, "attach", None)):
                 _call(attach, "attach", run, run.progress)
 
+    def judge(self, run: Any) -> None:
+        """Call ``judge(run)`` of the objects that have it."""
+        for judge in self.judges:
+            _call(judge, "judge", run, run.progress)
+
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 
     def include(self, other: Events) -> None:
         """Add all handlers of another, after the ones here."""
         self.objects += other.objects
+        self.judges += other.judges
         for event, handlers in other._handlers.items():
             self._handlers[event] += [replace(registered) for registered in handlers]
 
@@ -124,7 +133,8 @@ class Events:
     def cadences(self) -> list[tuple[str, Duration]]:
         """The cadence of every handler that has one, with the handler's name."""
         handlers = [registered for found in self._handlers.values() for registered in found]
-        return [(_name(registered.handler), registered.every) for registered in handlers if registered.every is not None]
+        own = [(_name(handler), every) for handler in self.objects if isinstance(every := getattr(handler, "every", None), Duration)]
+        return [(_name(registered.handler), registered.every) for registered in handlers if registered.every is not None] + own
 
     def fire(self, event: str, run: Any, before: Progress, after: Progress) -> None:
         """Call the handlers of an event that want this moment."""
