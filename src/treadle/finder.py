@@ -210,12 +210,11 @@ def _smoothed(losses: list[float], width: float) -> list[float]:
 
 
 def _steepest(rates: list[float], losses: list[float]) -> float | None:
-    """Where a curve falls fastest per factor of the learning rate; None where it never falls."""
-    falls = [after - before for before, after in pairwise(losses)]
-    least = min(falls, default=0.0)
-    if least >= 0:
+    """Where a curve falls fastest per factor of the learning rate, on the way to its lowest point; None where it never falls."""
+    falls = [after - before for before, after in pairwise(losses[: losses.index(min(losses)) + 1])]
+    if not falls:
         return None
-    place = falls.index(least)
+    place = falls.index(min(falls))
     return math.sqrt(rates[place] * rates[place + 1])
 
 
