@@ -137,17 +137,18 @@ class _Sweep:
     """A trainer's parts, borrowed: what the stack holds puts them back."""
 
     def __init__(self, trainer: Trainer, name: str | None, stack: ExitStack) -> None:
-        if hasattr(trainer.data, "__next__"):
-            raise UsageError("find_lr would use up the data, which is an iterator; give the trainer a dataset, or a function that makes an iterator")
         config, self._device = trainer.config, trainer.device
         self._loader = training_loader(trainer.data, config, self._device)
+        data = self._loader.source.data
+        if hasattr(data, "__next__"):
+            raise UsageError("find_lr would use up the data, which is an iterator; give the trainer a dataset, or a function that makes an iterator")
         self._duration = Duration.parse(config.duration)
         self._schedules = {key: schedule for key, schedule in trainer._schedules.items() if key != "lr"}
         models = _values(trainer.model)
         stack.enter_context(as_found(dict(enumerate(models)), trainer.objective, training=True))  # type: ignore[arg-type]
         stack.enter_context(_gradients_kept(models))
-        stack.enter_context(generators_kept(trainer.data))
-        stack.enter_context(_state_kept(trainer.data))
+        stack.enter_context(generators_kept(data))
+        stack.enter_context(_state_kept(data))
         for one in _values(trainer.optimizer):
             if isinstance(one, Optimizer):
                 stack.enter_context(as_it_was(one))
