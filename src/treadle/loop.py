@@ -63,7 +63,7 @@ class Loop:
         self._device = precision.device
         self._means = Means()
         self.events: Events = run.events
-        self._listeners = run.events.handlers("step_finished")
+        self._listeners, self._judges = run.events.handlers("step_finished"), run.events.judges
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0, run=run)
@@ -124,7 +124,7 @@ class Loop:
         self._failures.mark()
 
     def _finish_step(self) -> bool:
-        """The safe point, in this order: count, handlers (evaluation is the last), log, best, checkpoint, progress bar. Says whether to go on."""
+        """The safe point, in this order: count, handlers (evaluation is the last), log, judges, best, checkpoint, bar. Says whether to go on."""
         self.step.finish()
         if self.step.refused:  # what the forward pass did to BatchNorm's statistics is taken back, too
             self._failures.take_back()
@@ -138,17 +138,23 @@ class Loop:
             self._fire("step_finished")
         if ends_epoch:
             self._fire("epoch_finished")
+        if logs := self._log_every.due(before, after):
+            self._log_window()
+        if self._judges:
+            self.events.judge(self._run)
         finished = after.finished
         if not finished and (reason := self._stop.reason):
             self.stop("interrupted", reason)
         ending = finished or self.status != "running"
         # An interrupted run goes on later, and then has the very rows that it would have had.
-        if self._log_every.due(before, after) or (ending and self.status != "interrupted"):
-            self._log_window()
+        if logs or (ending and self.status != "interrupted"):
+            if not logs:
+                self._log_window()
+            self._log.flush()
         if self.checkpoints.written:
             self.checkpoints.settle()
         best = None if self._best is None else self._best_value(self._best)
-        if ending or self._save_every.due(before, after) or (best is not None and self.checkpoints.improves(best)):
+        if ending or self._save_every.due(before, after) or self.checkpoints.asked or (best is not None and self.checkpoints.improves(best)):
             self._save(best, must=ending)
         if self._pace.step_ended() or ending:
             self.tick()
@@ -275,7 +281,6 @@ class Loop:
     def _log_window(self) -> None:
         self._failures.check_parameters()
         self._run.log(window_row(self._means, self._log, self._pace, self.step, self.progress, self.checkpoints.spent(), self._device))
-        self._log.flush()
 
     def watch(self, done: int, of: int | None) -> None:
         """Show how far an evaluation is: it is no step, and may take as long as an epoch."""
@@ -341,8 +346,7 @@ class Loop:
 
     def _write_record(self, facts: dict[str, Any]) -> None:
         """Write `run.json`: facts, and where the checkpoints are."""
-        path, best, last = self._folder.path, self.checkpoints.best, self.checkpoints.last
-        self._folder.write_record({**facts, "best": best and str(best.relative_to(path)), "last": last and str(last.relative_to(path))})
+        self._folder.write_record({**facts, **self.checkpoints.places})
 
     def _states(self, journal: int, rng: dict[str, Any], means: dict[str, Any], mark: dict[str, Any] | None) -> dict[str, Any]:
         """Everything that is in a checkpoint."""

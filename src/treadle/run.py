@@ -92,7 +92,7 @@ class Run:
             self.events.add(Debug(self.config.debug))
         for handler in handlers:
             self.events.add(handler)
-        self._schedules = checked(schedules or {})
+        self.schedules = checked(schedules or {})
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._taken: set[str] = set()  # schedules that a Trainer knows to be taken by somebody
@@ -105,7 +105,7 @@ class Run:
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
         self._home.open()
-        self._loop = Loop(self, self._home.given, self._schedules, self._home.folder, self._home.log, self.precision)
+        self._loop = Loop(self, self._home.given, self.schedules, self._home.folder, self._home.log, self.precision)
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         self._stack.enter_context(self.precision.products())
@@ -323,9 +323,10 @@ class Run:
         """
         self._home.log.add(self._loop.after, {f"{prefix}/{name}" if prefix else name: value for name, value in values.items()})
 
-    def latest(self, name: str, step: int | None = None) -> Any:
-        """The newest logged value of a name, or only that of a step; None where there is none."""
-        return self._home.log.fetch(name, step)
+    def latest(self, name: str, step: int | None = None, default: Any = None) -> Any:
+        """The newest logged value of a name, or only that of a step; `default` where there is none."""
+        value = self._home.log.fetch(name, step)
+        return default if value is None else value
 
     def evaluate(self, model: Models, objective: Any, data: Any, metrics: Mapping[str, Any] | Group | None = None) -> dict[str, Any]:
         """Loss and metrics over a whole dataset; weights, modes, counters and random generators stay as they are.
@@ -369,6 +370,14 @@ class Run:
         """End the run at the next safe point, saved; the reason is in `Result.status` and in `run.json`."""
         self._loop.stop("stopped", reason)
 
+    def keep(self, label: str) -> None:
+        """Save a checkpoint of this step, and keep it until the label is given to another one. Its place is in `Result.kept`.
+
+        Raises:
+            UsageError: no step is being done, or its checkpoint was saved before.
+        """
+        self._loop.checkpoints.ask(label, self._loop.after.steps if self._loop.begun else None)
+
     def say(self, text: str) -> None:
         """Show a line on the console."""
         self._home.log.say(text)
@@ -393,7 +402,8 @@ class Run:
         loop, checkpoints = self._loop, self._loop.checkpoints
         checkpoints.settle()
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
-        return Result(status, loop.progress.steps, loop.progress.epochs, self._home.log.numbers(), checkpoints.best, checkpoints.last, self.dir)
+        steps, epochs, numbers = loop.progress.steps, loop.progress.epochs, self._home.log.numbers()
+        return Result(status, steps, epochs, numbers, checkpoints.best, checkpoints.last, self.dir, checkpoints.kept)
 
 
 def _values(item: Any) -> list[Any]:

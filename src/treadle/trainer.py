@@ -329,7 +329,7 @@ class Trainer:
 
     def _check(self, run: Run, step: Step) -> None:
         """The first batch of each kind goes through everything once, before anything is updated."""
-        names = {"train/loss", "train/epoch_loss"}
+        names = {"train/loss", "train/epoch_loss"}.union(*(getattr(handler, "logs", ()) for handler in self._events.objects))
         if self._own_step is None:
             outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}

@@ -66,6 +66,7 @@ def remains(folder: Path, *, levels: bool = False) -> dict[str, Any]:
         "states": bits(states),
         "random generators": bits(own["rng"]),
         "best": json.loads(best.read_text()) if best.exists() else None,
+        "kept": record["kept"],
     }
 
 

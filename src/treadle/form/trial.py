@@ -39,7 +39,7 @@ def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimiz
     Returns:
         the name, and the seconds that a step of each form took; of a form that cannot be made there are none.
     """
-    with as_found(model, objective, training=True), _as_it_was(optimizer), _as_it_was_tracked(run):
+    with as_found(model, objective, training=True), as_it_was(optimizer), _as_it_was_tracked(run):
         ready = {name: turns for name, make in forms.items() if (turns := _turns(run, make, step))}
         times: dict[str, list[float]] = {name: [] for name in ready}
         for number in range(ROUNDS):
@@ -97,7 +97,7 @@ def _allowed(what: str) -> None:
 
 
 @contextmanager
-def _as_it_was(optimizer: Any) -> Iterator[None]:
+def as_it_was(optimizer: Any) -> Iterator[None]:
     """Put back an optimizer's state and options, or those of several; what a form laid out anew keeps its place."""
     optimizers: list[Optimizer] = list(optimizer.values()) if isinstance(optimizer, Mapping) else [optimizer]
     found = [kept(one) for one in optimizers]

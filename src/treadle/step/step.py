@@ -50,6 +50,7 @@ class Step:
         run: the `Run` that it belongs to; None for a step without one.
         scaler: the loss scaler of fp16; None in any other number format.
         has_moved: whether an optimizer has moved in this step, or was about to.
+        observers: called by each update as ``observer(params, grads)``, with the whole batch's gradient before it is clipped.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class Step:
         self._finiteness = Finiteness()
         self._grads: list[torch.Tensor] = []
         self._norm: torch.Tensor | None = None
+        self.observers: list[Callable[[list[torch.Tensor], list[torch.Tensor]], object]] = []
 
     @staticmethod
     def _is_free(device: torch.device) -> bool:
@@ -210,6 +212,9 @@ class Step:
             return
         if len(self._parts) > 1 or self.scaler is not None:
             self._weigh(optimizer)
+        if self.observers:
+            for observe in self.observers:
+                observe(params, grads)
         self._norm = self._norm_before(optimizer, clip)
         flag = None
         if self.scaler is None:  # which leaves out by itself what is not finite, and scales less
@@ -336,6 +341,11 @@ class Step:
     def counts(self) -> Sequence[int]:
         """Samples in each micro-batch."""
         return self._counts
+
+    @property
+    def seen(self) -> Mapping[int, Count]:
+        """What each micro-batch counted, by its place, since the last update before which there was no backward."""
+        return self._seen
 
     @property
     def reached(self) -> int:
