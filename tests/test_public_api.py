@@ -9,8 +9,8 @@ import pytest
 import treadle
 
 NAMES = {
-    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "LogConfig", "MachineConfig", "Outcome",
-    "Plot", "Result", "Run", "Samples", "Step", "Trainer", "Writer", "data", "errors", "load_config", "load_weights", "main", "metrics",
+    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "Freeze", "LogConfig", "MachineConfig", "Outcome",
+    "Plot", "Result", "Run", "Samples", "Step", "Trainer", "Writer", "data", "errors", "groups", "load_config", "load_weights", "main", "metrics",
     "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
@@ -27,6 +27,8 @@ SIGNATURES = {
     "Result": "status steps epochs metrics best last run_dir",
     "Outcome": "loss output target count logs",
     "EarlyStop": "monitor patience mode min_delta",
+    "Freeze": "patterns until model settings",
+    "groups": "optimizer rules no_decay layers layer_decay",
     "Plot": "names",
     "main": "function arguments",
     "Samples": "dataset sampler collate prepare random",

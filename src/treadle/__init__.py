@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
+    from treadle.policies.freeze import Freeze
     from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
     from treadle.step.step import Step
+    from treadle.system.groups import groups
     from treadle.system.seed import seed
     from treadle.trainer import Trainer
     from treadle.training import train
@@ -41,6 +43,7 @@ _HOMES = {
     "DataConfig": "treadle.config.schema",
     "EarlyStop": "treadle.policies.early_stop",
     "EvaluateConfig": "treadle.config.schema",
+    "Freeze": "treadle.policies.freeze",
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
     "Outcome": "treadle.step.objective",
@@ -51,6 +54,7 @@ _HOMES = {
     "Step": "treadle.step.step",
     "Trainer": "treadle.trainer",
     "Writer": "treadle.log.writer",
+    "groups": "treadle.system.groups",
     "load_config": "treadle.config.loading",
     "load_weights": "treadle.checkpoint.restore",
     "main": "treadle.cli.script",
@@ -68,6 +72,7 @@ __all__ = [
     "DataConfig",
     "EarlyStop",
     "EvaluateConfig",
+    "Freeze",
     "LogConfig",
     "MachineConfig",
     "Outcome",
@@ -80,6 +85,7 @@ __all__ = [
     "Writer",
     "data",
     "errors",
+    "groups",
     "load_config",
     "load_weights",
     "main",

@@ -103,6 +103,12 @@ class Events:
             if callable(attach := getattr(handler, "attach", None)):
                 _call(attach, "attach", run, run.progress)
 
+    def detach(self, run: Any) -> None:
+        """Call ``detach(run)`` of the objects that have it: the run is over, however it ended."""
+        for handler in self.objects:
+            if callable(detach := getattr(handler, "detach", None)):
+                _call(detach, "detach", run, run.progress)
+
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from treadle.core.errors import ConfigError, ObjectiveError
+from treadle.system.groups import Groups
 
 Say = Callable[[str], None]
 _FUSED = (SGD, Adam, AdamW)
@@ -80,16 +81,6 @@ def fused_where_it_can_be(factory: Any, device: torch.device, parameters: Iterab
     return partial(factory, fused=True) if all(p.is_floating_point() for p in parameters) else factory
 
 
-def set_train_mode(module: nn.Module) -> None:
-    """Train mode, but for parts that are frozen as a whole and were put in evaluation mode: their statistics stay."""
-    parameters = list(module.parameters())
-    if not module.training and parameters and not any(parameter.requires_grad for parameter in parameters):
-        return
-    module.training = True
-    for child in module.children():
-        set_train_mode(child)
-
-
 def unwrapped(item: Any) -> Any:
     """What is inside torch.compile's wrapper, so that its prefix never reaches a file."""
     return getattr(item, "_orig_mod", item)
@@ -113,7 +104,10 @@ def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, sa
                 f"the {name} must be a callable that takes parameters, such as partial(torch.optim.SGD, lr=0.01), or an optimizer; got {optimizer!r}"
             )
         given = list(trainable.values())
-        optimizer = fused_where_it_can_be(optimizer, device, given)(given)
+        if isinstance(optimizer, Groups):
+            optimizer = optimizer.build(model, trainable, lambda factory: fused_where_it_can_be(factory, device, given))
+        else:
+            optimizer = fused_where_it_can_be(optimizer, device, given)(given)
         if not isinstance(optimizer, Optimizer):
             raise ConfigError(f"the {name} must give a torch.optim.Optimizer when called with parameters, got {type(optimizer).__name__}")
     _compare(model, trainable, optimizer, name, say)
