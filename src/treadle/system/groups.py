@@ -172,10 +172,10 @@ def groups(
         raise ConfigError(
             f"treadle.groups takes a callable that builds an optimizer, such as partial(torch.optim.AdamW, lr=1e-3); got {_short(optimizer)}"
         )
-    if not (rules or no_decay or layers):
-        raise ConfigError("treadle.groups: no rule, no_decay=False and no layers: there is nothing to choose groups by")
     if bool(layers) != (layer_decay is not None):
         raise ConfigError("treadle.groups: layers and layer_decay belong together; give both, or neither")
+    if not (rules or no_decay or layers):
+        raise ConfigError("treadle.groups: no rule, no_decay=False and no layers: there is nothing to choose groups by")
     if isinstance(layers, str):
         raise ConfigError(f"treadle.groups: layers must be a list, from the input to the output; got {layers!r}")
     if layer_decay is not None and not (is_number(layer_decay) and 0 < layer_decay <= 1):
