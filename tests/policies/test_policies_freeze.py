@@ -91,6 +91,52 @@ def test_without_until_it_is_for_good_and_afterwards_the_model_is_as_it_was_give
     assert all(p.requires_grad for p in one.model.parameters()) and all(module.training for module in one.model.modules())
 
 
+def by_body(error):
+    """A body of the loop that raises in its fifth step."""
+
+    def body(step, model, optimizer):
+        for x, y in step:
+            step.backward(nn.functional.cross_entropy(model(x), y))
+        if step.number == 5:
+            raise error
+        step.update(optimizer)
+
+    return body
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3)], ids=repr)
+@pytest.mark.parametrize("until", ["2 steps", "9 steps", None])
+def test_however_a_run_ends_the_model_and_the_optimizer_are_whole_again(error, until):
+    one = trainer(treadle.Freeze("features", until=until), step=by_body(error))
+    with pytest.raises(type(error)):
+        one.fit()
+    assert all(p.requires_grad for p in one.model.parameters()) and all(module.training for module in one.model.modules())
+    assert sum(len(group["params"]) for group in one.optimizer.param_groups) == 8
+
+
+def test_a_run_that_never_begins_its_loop_and_one_that_is_over_leave_nothing_frozen():
+    model = Net()
+    with treadle.Run(config("results/b"), handlers=[treadle.Freeze("features")]) as run:
+        run.prepare(model, SGD)
+    assert all(p.requires_grad for p in model.parameters())
+    trainer(treadle.Freeze("features", until="6 steps")).fit()
+    again = trainer(treadle.Freeze("features", until="6 steps"))
+    assert again.fit().steps == STEPS
+    assert all(p.requires_grad for p in again.model.parameters()) and again.model.features.training
+
+
+def test_a_model_that_its_owner_put_to_rest_is_not_woken_at_the_end():
+    with treadle.Run(config("results/a"), handlers=[treadle.Freeze("features")]) as run:
+        model, optimizer = run.prepare(Net(), SGD)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(DATA):
+            for x, y in step:
+                step.backward(nn.functional.cross_entropy(model(x), y))
+            step.update(optimizer)
+        model.eval()
+    assert not any(module.training for module in model.modules()) and all(p.requires_grad for p in model.parameters())
+
+
 def test_what_was_frozen_by_hand_stays_so():
     model = Net()
     model.features[0].requires_grad_(False)

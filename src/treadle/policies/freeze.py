@@ -23,8 +23,8 @@ class _Cut:
 class Freeze:
     """Freeze parts of a model: no gradient, evaluation mode (BatchNorm's statistics stay), and no parameter group.
 
-    At `until` they train: their parameters get groups of their own, with the settings of those that they were taken out of unless
-    told otherwise, and everybody else's state in the optimizer stays as it is. Several of these unfreeze a model part by part. When the run
+    At `until` they train: their parameters get groups of their own, with the name and the settings of those that they were taken out of
+    unless told otherwise, and everybody else's state in the optimizer stays as it is. Several of these unfreeze a model part by part. When the run
     is over, what is still frozen is put back as it was found.
 
     Args:
@@ -186,7 +186,8 @@ class Freeze:
 def _cut_out(optimizer: Any, frozen: set[int]) -> list[_Cut]:
     """Take parameters out of an optimizer, with their state; a group that is left with none goes, too."""
     cuts, kept = [], []
-    for group in optimizer.param_groups:
+    for place, group in enumerate(optimizer.param_groups, 1):
+        group.setdefault("name", f"group {place}")  # what it is called by schedules and messages, whatever comes before it later
         inside = [id(p) in frozen for p in group["params"]]
         if any(inside):
             lists = {key: list(zip(group[key], inside, strict=True)) for key in ("params", "param_names") if key in group}
