@@ -9,9 +9,9 @@ import pytest
 import treadle
 
 NAMES = {
-    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "LogConfig", "MachineConfig",
+    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "Freeze", "LogConfig", "MachineConfig",
     "NoiseScale", "Outcome", "Plateau", "Plot", "Result", "Run", "Samples", "Step", "StopWhen", "TimeBudget", "Trainer", "Watch", "Writer",
-    "data", "errors", "find_lr", "load_config", "load_weights", "main", "metrics",
+    "data", "errors", "find_lr", "groups", "load_config", "load_weights", "main", "metrics",
     "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
@@ -30,6 +30,8 @@ SIGNATURES = {
     "EarlyStop": "monitor patience mode min_delta",
     "NoiseScale": "every",
     "Plateau": "monitor factor patience cooldown min_lr mode min_delta",
+    "Freeze": "patterns until model settings",
+    "groups": "optimizer rules no_decay layers layer_decay",
     "Plot": "names",
     "StopWhen": "condition reason every",
     "TimeBudget": "budget clock",

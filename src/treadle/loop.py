@@ -209,7 +209,7 @@ class Loop:
         for note in [*self._folder.notes, loader.way_back(self.progress.into_epoch, self._mark) if loader else ""]:
             if note:
                 self._log.say(note)
-        self._log.say(heading(self.tracked.models().values(), self.progress, self._device, self._config.run_dir))
+        self._log.say(heading(self.tracked, self.progress, self._device, self._config.run_dir))
         self.tick()
         if states is not None:
             self.record()
@@ -261,6 +261,7 @@ class Loop:
                 ending.callback(self._steps.close)
             ending.callback(self.checkpoints.close)
             ending.callback(self._listening.close)
+            ending.callback(self.events.detach, self._run)
 
     def _end(self) -> None:
         """The run is over, as planned or as asked."""

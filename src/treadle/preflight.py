@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from treadle.checkpoint.tracked import Tracked
 from treadle.config.schema import Config
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
 from treadle.core.mix import mix
@@ -23,6 +24,7 @@ from treadle.metrics.group import Group
 from treadle.step.binding import NEAR
 from treadle.step.fields import fields_of
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
+from treadle.system.groups import overview
 from treadle.system.precision import Precision
 from treadle.system.seed import seed
 
@@ -221,9 +223,12 @@ def never_logged(who: str, name: str | None, names: set[str]) -> str:
     return "" if name is None or name in names else f"warning: {who}: no value named {name!r} was logged{did_you_mean(name, names)}"
 
 
-def heading(models: Iterable[nn.Module], progress: Progress, device: torch.device, run_dir: str) -> str:
-    """What is about to happen, in a line."""
+def heading(tracked: Tracked, progress: Progress, device: torch.device, run_dir: str) -> str:
+    """What is about to happen, in a line; where there are parameter groups, they are a table below it."""
+    models = tracked.models().values()
     trained = [model for model in models if any(True for _ in model.parameters())]
     parts = [f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters" for model in trained]
     parts += [f"{progress.duration} on {device}", run_dir]
-    return "; ".join(parts) + (f"; going on after step {progress.steps:,}" if progress.steps else "")
+    line = "; ".join(parts) + (f"; going on after step {progress.steps:,}" if progress.steps else "")
+    table = overview(tracked.optimizers(), models)
+    return f"{line}\n{table}" if table else line

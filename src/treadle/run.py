@@ -16,6 +16,7 @@ from treadle.config.schema import Config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import UsageError
 from treadle.core.events import Conditions, Events, Handler
+from treadle.core.modes import set_train_mode
 from treadle.core.result import Result
 from treadle.core.schedules.named import Scheduled, checked
 from treadle.core.when import Duration, Progress
@@ -36,7 +37,7 @@ from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.shares import check_apart
 from treadle.system.stage import current_stage
-from treadle.system.wrap import prepare, set_train_mode, unwrapped
+from treadle.system.wrap import prepare, unwrapped
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from treadle.checkpoint.settings import check_groups
 from treadle.core.structure import map_leaves
 
 _KERNELS = ("foreach", "fused", "capturable")
@@ -31,6 +32,7 @@ def load_optimizer(optimizer: Optimizer, state: Any) -> None:
     if "param_groups" not in state:  # the optimizer says in its own way how it is
         optimizer.load_state_dict(state)
         return
+    check_groups(state["param_groups"], optimizer.param_groups)
     state = _with_kernels_of(optimizer, state)
     if type(optimizer).load_state_dict is not Optimizer.load_state_dict or optimizer._optimizer_load_state_dict_pre_hooks:
         optimizer.load_state_dict(state)
@@ -70,11 +72,8 @@ def _moved(value: Any, device: torch.device) -> Any:
 
 def _with_kernels_of(optimizer: Optimizer, state: Any) -> Any:
     """An optimizer's state, to be computed with the kernels that this one was built with."""
-    groups = state["param_groups"]
-    if len(groups) != len(optimizer.param_groups):
-        return state  # torch says what is wrong
     kept = [{key: own[key] for key in _KERNELS if key in own} for own in optimizer.param_groups]
-    return {**state, "param_groups": [{**group, **own} for group, own in zip(groups, kept, strict=True)]}
+    return {**state, "param_groups": [{**group, **own} for group, own in zip(state["param_groups"], kept, strict=True)]}
 
 
 def _lay_out(optimizer: Optimizer) -> None:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 
 from treadle.checkpoint.generators import OwnGenerator, with_state
 from treadle.checkpoint.optimizers import load_optimizer
+from treadle.checkpoint.settings import Settings, built_with, remember, set_since_built
 from treadle.checkpoint.snapshot import Place, place_of
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
@@ -28,8 +28,6 @@ BATCH = "batch"
 IN_TRAINING = "-in-training"
 """Marks the weights that a run goes on from, where those to use are others, see `treadle.system.averaged`."""
 _LONGEST_NAME = 200
-Settings = dict[str, dict[str, Any]]
-"""Plain values by key, by group."""
 
 
 def plain_key(key: str) -> str:
@@ -69,7 +67,7 @@ class Tracked:
         if why:
             raise UsageError(f"cannot track {name!r} ({type(item).__name__}): {why}")
         if isinstance(item, Optimizer):
-            _remember(item)
+            remember(item)
         self._objects[name] = item
 
     def add_handlers(self, handlers: Iterable[object]) -> None:
@@ -145,7 +143,7 @@ class Tracked:
 
     def settings(self) -> dict[str, Settings]:
         """What each optimizer was built with, such as its lr, by name and group."""
-        return {name: _BUILT[item] for name, item in self.optimizers().items()}
+        return {name: built_with(item) for name, item in self.optimizers().items()}
 
     def compare(self, before: dict[str, Settings], accept_changes: bool) -> list[str]:
         """Compare what optimizers were built with then and now.
@@ -176,10 +174,7 @@ class Tracked:
             listed = "".join(f"\n  {line}" for line in lines)
             raise RunChanged(f"the run was started with another optimizer{listed}\ngive another run_dir for a new run, or {ACCEPT} to go on")
         for name, where, key in changed:
-            for place, group in enumerate(self._objects[name].param_groups, 1):
-                if where == f"group {place}":
-                    value = now[name][where][key]
-                    group[key] = type(group[key])(value) if isinstance(group[key], tuple) else value
+            set_since_built(self._objects[name], where, key, now[name][where][key])
         return lines
 
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
@@ -239,30 +234,8 @@ def _state_of(name: str, item: Any) -> Any:
         raise
 
 
-_LEFT_OUT = ("params", "param_names", "initial_lr", "foreach", "fused", "capturable")
-"""What is no setting, or says how a step is computed, and not what."""
 _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (RuntimeError,)}
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
-
-
-def _remember(optimizer: Optimizer) -> None:
-    """Keep in mind what an optimizer was built with, the first time that it is seen: schedules and handlers will change it."""
-    if optimizer not in _BUILT:
-        _BUILT[optimizer] = {f"group {place}": _plain(group) for place, group in enumerate(optimizer.param_groups, 1)}
-
-
-_BUILT: WeakKeyDictionary[Optimizer, Settings] = WeakKeyDictionary()
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back; those that it cannot hold are left out."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, torch.Tensor) and value.numel() == 1 and key != "params":
-            value = value.item()
-        if key not in _LEFT_OUT and (value is None or isinstance(value, (bool, int, float, str, list, tuple))):
-            values[key] = list(value) if isinstance(value, tuple) else value
-    return values
 
 
 def _load(item: Any, state: Any) -> None:

@@ -193,6 +193,12 @@ class Events:
         for judge in self.judges:
             _call(judge, run, Registration("judge", judge), run.progress)
 
+    def detach(self, run: Any) -> None:
+        """Call ``detach(run)`` of the objects that have it: the run is over, however it ended."""
+        for handler in self.objects:
+            if callable(detach := getattr(handler, "detach", None)):
+                _call(detach, "detach", run, run.progress)
+
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 

@@ -14,6 +14,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from treadle.core.errors import ConfigError, ObjectiveError
+from treadle.system.groups import Groups
 from treadle.system.shares import check_apart, shares
 
 Say = Callable[[str], None]
@@ -83,16 +84,6 @@ def fused_where_it_can_be(factory: Any, device: torch.device, parameters: Iterab
     return partial(factory, fused=True) if all(p.is_floating_point() for p in parameters) else factory
 
 
-def set_train_mode(module: nn.Module) -> None:
-    """Train mode, but for parts that are frozen as a whole and were put in evaluation mode: their statistics stay."""
-    parameters = list(module.parameters())
-    if not module.training and parameters and not any(parameter.requires_grad for parameter in parameters):
-        return
-    module.training = True
-    for child in module.children():
-        set_train_mode(child)
-
-
 def unwrapped(item: Any) -> Any:
     """What is inside torch.compile's wrapper, so that its prefix never reaches a file."""
     return getattr(item, "_orig_mod", item)
@@ -105,10 +96,10 @@ def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, sa
     found: Any
     if isinstance(optimizer, Mapping):
         given = shares(optimizer, trainable)
-        found = {key: _built(one, share, device, f"the optimizer {key!r}") for key, (one, share) in given.items()}
+        found = {key: _built(model, one, share, device, f"the optimizer {key!r}") for key, (one, share) in given.items()}
         check_apart((), found.values(), [model])
     else:
-        found = _built(optimizer, trainable, device, name)
+        found = _built(model, optimizer, trainable, device, name)
         _compare(model, trainable, found, name, say)
     for one in found.values() if isinstance(found, dict) else (found,):
         _check_device(one, device, name)
@@ -131,7 +122,7 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _built(optimizer: Any, parameters: Mapping[str, nn.Parameter], device: torch.device, name: str) -> Optimizer:
+def _built(model: nn.Module, optimizer: Any, parameters: Mapping[str, nn.Parameter], device: torch.device, name: str) -> Optimizer:
     """An optimizer, from what was given for one."""
     if isinstance(optimizer, Optimizer):
         return optimizer
@@ -140,7 +131,11 @@ def _built(optimizer: Any, parameters: Mapping[str, nn.Parameter], device: torch
             f"{name} must be a callable that takes parameters, such as partial(torch.optim.SGD, lr=0.01), or an optimizer; got {optimizer!r}"
         )
     given = list(parameters.values())
-    found = fused_where_it_can_be(optimizer, device, given)(given)
+
+    def kernels(factory: Any) -> Any:
+        return fused_where_it_can_be(factory, device, given)
+
+    found = optimizer.build(model, parameters, kernels) if isinstance(optimizer, Groups) else kernels(optimizer)(given)
     if not isinstance(found, Optimizer):
         raise ConfigError(f"{name} must give a torch.optim.Optimizer when called with parameters, got {type(found).__name__}")
     return found
