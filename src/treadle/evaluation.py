@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from treadle.data.sources import resolve
 from treadle.metrics.group import Group
 from treadle.metrics.means import Means
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome
+from treadle.system.averaged import weights_to_use
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng
 from treadle.system.transfer import to_host
@@ -119,7 +120,8 @@ def as_found(model: Models, objective: Objective | None, training: bool) -> Iter
     """Set a mode, and put back after it, also where something raises.
 
     Put back are each module's own mode, the statistics of normalisation, which parameters want a gradient, whether autocast is on, and
-    every random generator; where `training`, all buffers and parameters. Gradients are recorded where `training`, and only there.
+    every random generator; where `training`, all buffers and parameters. Gradients are recorded where `training`, and only there; elsewhere
+    the weights are those to use, see `treadle.system.averaged`.
     """
     roots = list(model.values()) if isinstance(model, Mapping) else [model]
     if isinstance(objective, Supervised) and isinstance(objective.loss, nn.Module):
@@ -128,7 +130,7 @@ def as_found(model: Models, objective: Objective | None, training: bool) -> Iter
     wanted = [(parameter, parameter.requires_grad) for root in roots for parameter in root.parameters()]
     # In evaluation mode no tensor moves by itself; where the user's code sets another mode, it is the running statistics that do.
     kept = [_bound(module) for module, _ in modes if training or isinstance(module, _NORMS)]
-    with preserved_rng(), _own_grad_mode(training):
+    with preserved_rng(), _own_grad_mode(training), nullcontext() if training else weights_to_use(roots):
         for module, was in modes:
             module.training = was and training
         try:

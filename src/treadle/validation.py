@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from treadle.core.errors import ConfigError, DataError, ObjectiveError
+from treadle.core.events import Handler
 from treadle.core.structure import describe
 from treadle.core.weights import weight_sets, with_weights
 from treadle.core.when import Duration
@@ -67,6 +68,23 @@ class EvaluatedSet:
     def prefix(self, *around: str) -> str:
         """What goes before the names of its values: ``valid/noisy`` of ``("valid",)``, ``valid/noisy/ema`` of ``("valid", "ema")``."""
         return "/".join(filter(None, [*around[:1], self.name, *around[1:]]))
+
+    def handler(self, models: Callable[[], tuple[Any, Any]]) -> Handler:
+        """What evaluates this set when it is due: by the weights as they are, and by every other set of weights of the run.
+
+        Args:
+            models: gives the model, or several by name, in the form in which it computes here, and as the user gave it.
+        """
+
+        def evaluates(run: Any) -> None:
+            model, raw = models()
+            run.log(run.evaluate(model, self.objective, self.data, self.metrics), prefix=self.prefix("valid"))
+            for name, weights in weight_sets(run.events.objects).items():
+                if weights.ready:
+                    run.log(run.evaluate(with_weights(raw, weights), self.objective, self.data, self.metrics), prefix=self.prefix("valid", name))
+
+        evaluates.__qualname__ = f"evaluation of {self.prefix('valid')}"
+        return evaluates
 
 
 def named_data(data: Any) -> dict[str, Any]:
@@ -154,18 +172,3 @@ def check_weight_names(sets: list[EvaluatedSet], handlers: Iterable[object]) -> 
         taken = {one.name for one in sets} | {metric for one in sets for metric in [*one.metrics.names, "loss"]}
         if name in taken:
             raise ConfigError(f"the weights {name!r} have the name of a validation set or of a metric, so valid/{name} could be either; give name=")
-
-
-def evaluate_all(run: Any, model: Any, raw: Any, one: EvaluatedSet) -> None:
-    """Evaluate a set by the weights as they are, and by every other set of weights of the run, and log what comes out.
-
-    Args:
-        run: the run.
-        model: the model, or several by name, in the form in which it computes here.
-        raw: the same as the user gave it.
-        one: the set.
-    """
-    run.log(run.evaluate(model, one.objective, one.data, one.metrics), prefix=one.prefix("valid"))
-    for name, weights in weight_sets(run.events.objects).items():
-        if weights.ready:
-            run.log(run.evaluate(with_weights(raw, weights), one.objective, one.data, one.metrics), prefix=one.prefix("valid", name))

@@ -73,9 +73,9 @@ def describe(value: Any) -> str:
 
 
 def _rebuilt(value: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
-    """A mapping of the same type, where that type can be built from a dict."""
+    """A mapping of the same type, where that type can be built from a dict; one that is a dataclass, too, from its fields."""
     try:
-        return type(value)(mapped)  # type: ignore[call-arg]
+        return type(value)(**mapped) if dataclasses.is_dataclass(value) else type(value)(mapped)  # type: ignore[call-arg]
     except TypeError:
         return mapped
 
