@@ -45,6 +45,7 @@ class Step:
         values: this step's value of every schedule, by name: a number, or a dict by the names of optimizers or parameter groups.
         names: the name of each optimizer that the run tracks.
         updates: how many optimizers have moved in this step.
+        run: the `Run` that it belongs to; None for a step without one.
         scaler: the loss scaler of fp16; None in any other number format.
         has_moved: whether an optimizer has moved in this step, or was about to.
     """
@@ -56,10 +57,12 @@ class Step:
         refuse: Callable[[str], object] | None = None,
         doubt: Callable[[int, torch.Tensor], object] | None = None,
         ask: bool = False,
+        run: Any = None,
     ) -> None:
         self._record, self._precision, self._refuse, self._doubt = record, precision, refuse or _stop, doubt
         # A value is asked for at once where that costs no wait for an accelerator, or where the run wants to know.
         self._ask = ask or self._is_free(precision.device)
+        self.run = run
         self.scaler: Any = precision.scaler
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
         self.values: Mapping[str, Any] = {}
@@ -90,6 +93,12 @@ class Step:
         for optimizer in optimizers:
             if optimizer not in self._optimizers:
                 self._known(optimizer).clear()  # of what was before the run
+
+    def know(self, tracked: Mapping[str, Optimizer]) -> dict[str, Optimizer]:
+        """The optimizers of a run by the names that schedules know them by: what a Trainer tracks as ``optimizer-G`` is ``G``."""
+        found = {name.removeprefix("optimizer-"): optimizer for name, optimizer in tracked.items()}
+        self.names = {optimizer: name for name, optimizer in found.items()}
+        return found
 
     def clear(self) -> None:
         """Leave no gradient with any optimizer: it may move parameters that belong to none of the run's models."""
