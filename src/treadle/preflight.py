@@ -9,9 +9,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 
 from treadle.config.schema import Config
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
+from treadle.core.mix import mix
 from treadle.core.structure import leaves
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
@@ -21,6 +24,10 @@ from treadle.step.binding import NEAR
 from treadle.step.fields import fields_of
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
 from treadle.system.precision import Precision
+from treadle.system.seed import seed
+
+LAZY = 22
+"""What the seed of weights is for that are made when the first batch is seen."""
 
 
 def check_lengths(
@@ -57,6 +64,34 @@ def epoch_of_steps(epoch: Duration | None) -> int | None:
     if epoch.unit != "steps":
         raise ConfigError(f"epoch: '{epoch}' must be a number of steps, such as '100 steps'")
     return int(epoch.value)
+
+
+def materialise(model: Any, objective: Objective, loader: Loader, number: int) -> None:
+    """Give modules that wait for a first batch, such as `torch.nn.LazyLinear`, their weights: an optimizer needs them.
+
+    Drawn under a seed of their own, so that they are the same when a run goes on, and are nobody else's numbers.
+
+    Args:
+        model: one that is not lazy stays as it is.
+        objective: of the run.
+        loader: the training data.
+        number: the run's seed.
+    """
+    if not isinstance(model, nn.Module) or not any(is_lazy(p) for p in model.parameters()):
+        return
+    part = loader.peek()
+    with as_found(model, objective, training=False), torch.no_grad():
+        seed(mix(number, LAZY))
+        try:
+            if isinstance(objective, Supervised):
+                model(objective.input_of(part))
+            else:
+                objective(model, part)
+        except Exception as error:
+            error.add_note(
+                "raised while a first batch gave the lazy modules their shapes; or call the model on an example in the function that builds it"
+            )
+            raise
 
 
 def check_batch(
@@ -129,12 +164,12 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
         check_classes(objective.loss, outcome.output, target)
 
 
-def check_schedules(names: Iterable[str], optimizer: Any, objective: Objective, step: Callable[..., Any] | None = None) -> None:
+def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective, step: Callable[..., Any] | None = None) -> None:
     """Raise where a schedule belongs to nothing, or a keyword has none.
 
     Args:
         names: of the schedules.
-        optimizer: one, or several by name.
+        optimizers: all of them.
         objective: whose keywords they may be.
         step: the user's own body of the loop, whose keywords they may be. It may also read them from ``step.values``, so then only
             a near miss is taken for a misspelling.
@@ -148,7 +183,7 @@ def check_schedules(names: Iterable[str], optimizer: Any, objective: Objective, 
         raise ConfigError(f"the step takes the keyword {bare[0]!r}, and no schedule has this name{did_you_mean(bare[0], names)}")
     if None in takers.values():
         return
-    fields = fields_of(*(optimizer.values() if isinstance(optimizer, Mapping) else [optimizer]))
+    fields = fields_of(*optimizers)
     known = fields.union(*(taken for taken in takers.values() if taken))
     whose = "the objective" if step is None else "the step or the objective"
     for name in names:

@@ -61,6 +61,7 @@ class Supervised:
             )
         self.loss, self._input, self._target = loss, input, target
         self._counts = _averaging(loss) is not None
+        self._takes_tensors = type(loss).__module__ == "torch.nn.modules.loss"
 
     def __call__(self, model: nn.Module, batch: Any) -> Outcome:
         """The loss of one batch, with the model's output for the metrics."""
@@ -69,7 +70,18 @@ class Supervised:
 
     def outcome(self, output: Any, target: Any) -> Outcome:
         """The loss of an output that is there already."""
+        if type(output) is not torch.Tensor and self._takes_tensors:
+            self._check_output(output)
         return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target) if self._counts else None)
+
+    def _check_output(self, output: Any) -> None:
+        if isinstance(output, torch.Tensor):  # of a kind of its own
+            return
+        name = type(self.loss).__name__
+        raise ObjectiveError(
+            f"{name} takes one tensor, and the model returns {describe(output)}; write an objective that takes the right one of it: "
+            f"def objective(model, batch): x, y = batch; output = model(x)...; return treadle.Outcome({name}()(output, y), output, y)"
+        )
 
     def to(self, device: torch.device) -> None:
         """Put the loss's own tensors, such as class weights, on a device."""
