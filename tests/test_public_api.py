@@ -15,9 +15,9 @@ NAMES = {
 }  # fmt: skip
 
 SIGNATURES = {
-    "train": "model objective data optimizer config valid test metrics schedules handlers writers step accept_changes",
-    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers step",
-    "Run": "config schedules handlers writers accept_changes origin",
+    "train": "model objective data optimizer config valid test metrics schedules handlers writers events step accept_changes",
+    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers events step",
+    "Run": "config schedules handlers writers events accept_changes origin",
     "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite debug time_limit machine data evaluate checkpoint log",
     "MachineConfig": "device workers micro_batch precision compile cuda_graph channels_last resident deterministic",
     "DataConfig": "sampler leaks leaks_limit",
@@ -37,9 +37,9 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "attempt autocast check_data config dir due evaluate latest loader log models on optimizers prepare progress result say "
+    "Run": "attempt autocast check_data config dir due evaluate fire latest loader log models off on optimizers prepare progress result say "
     "step steps stop track",
-    "Trainer": "evaluate fit keywords on predict",
+    "Trainer": "evaluate fit keywords off on predict",
 }
 
 

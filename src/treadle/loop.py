@@ -65,7 +65,7 @@ class Loop:
         self._listeners = run.events.handlers("step_finished")
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
-        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
+        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0, run=run)
         halves = config.machine.micro_batch == "auto"
         self.halving = Halving(self.step, self._means, self._failures, self.tracked, log.say) if halves else None
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
@@ -204,6 +204,7 @@ class Loop:
             self.record()
         with preserved_rng():  # it fires again when the run goes on
             self._fire("run_started")
+        self.events.begun = True
 
     def stop(self, status: str, reason: str) -> None:
         """End at the next safe point; the first reason counts."""
@@ -266,6 +267,7 @@ class Loop:
     # --- logging ---
 
     def _log_window(self) -> None:
+        self._failures.check_parameters()
         self._run.log(window_row(self._means, self._log, self._pace, self.step, self.progress, self.checkpoints.spent(), self._device))
         self._log.flush()
 
@@ -302,6 +304,7 @@ class Loop:
         if self.checkpoints.has(self.progress.steps):
             return
         began = time.perf_counter()
+        self._failures.check_parameters()
         self.checkpoints.settle()  # one at a time
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
         # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
@@ -342,6 +345,7 @@ class Loop:
             "ended": [self.status, self.reason] if self.status == "stopped" else None,
             "values": dict(self.step.values),
             "journal": journal,
+            "gone": self.events.gone(),
             "skipped": self._failures.skipped,
             "settings": self.tracked.settings(),
             "stream": mark,
@@ -359,6 +363,7 @@ class Loop:
             setattr(self.progress, name, value)
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
             self.status, self.reason = own["ended"]
+        self.events.restore(own.get("gone", ()))
         self.step.values, self._mark, self._failures.skipped = own["values"], own.get("stream"), own.get("skipped", 0)
         if self.halving is not None:
             self.halving.limit = own.get("micro_batch")

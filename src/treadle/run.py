@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import nn
@@ -15,13 +15,12 @@ from treadle.config.asked import accepts_changes
 from treadle.config.schema import Config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import UsageError
-from treadle.core.events import Events, Handler
+from treadle.core.events import Conditions, Events, Handler
 from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
-from treadle.data.brief import Brief
 from treadle.data.check import check
-from treadle.data.loader import Loader
+from treadle.data.loader import Loader, training_loader
 from treadle.debug import Debug, as_debugged
 from treadle.evaluation import Models, evaluate, evaluation_loader
 from treadle.home import Home
@@ -50,6 +49,7 @@ class Run:
             groups is set by `Step.update`; every value is in ``step.values``.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
+        events: names of events of your own, which `fire` tells the handlers of.
         accept_changes: go on in a folder whose run was started with another config, or is over.
         origin: what made the run, ``file:function``; kept in `run.json` for the command line.
 
@@ -77,6 +77,7 @@ class Run:
         schedules: Mapping[str, Schedule] | None = None,
         handlers: Sequence[object] = (),
         writers: Sequence[Writer] = (),
+        events: Sequence[str] = (),
         accept_changes: bool = False,
         origin: str = "",
     ) -> None:
@@ -85,7 +86,7 @@ class Run:
         asked = as_debugged(config)
         asked = asked if self._stage is None else self._stage.directed(asked)
         self._home = Home(asked, writers, origin, self._accept_changes)
-        self.events = Events()
+        self.events = Events(events)
         if self.config.debug is not None:
             self.events.add(Debug(self.config.debug))
         for handler in handlers:
@@ -167,19 +168,7 @@ class Run:
 
     def loader(self, data: Any) -> Loader:
         """A dataset as batches of this run: its order, its device, its workers. See `treadle.data.sources` for what data may be."""
-        config, machine = self.config, self.config.machine
-        loader = Loader(
-            data,
-            batch_size=config.batch_size,
-            micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
-            sampler=config.data.sampler,
-            seed=config.seed,
-            drop_last=config.drop_last,
-            workers=machine.workers,
-            device=self.device,
-            resident=machine.resident,
-            brief=Brief.asked(config.debug, training=True),
-        )
+        loader = training_loader(data, self.config, self.device)
         for note in loader.notes:
             self.say(note)
         return loader
@@ -265,9 +254,27 @@ class Run:
             loader = replayed(self, self._stage, loader)
         return self._loop.steps(loader)
 
-    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
-        """Decorate a function ``f(run)`` to be called at an event, see `Trainer.on`."""
-        return self.events.on(event, every=every, once=once)
+    def on(self, event: str, **conditions: Unpack[Conditions]) -> Callable[[Handler], Handler]:
+        """Decorate a function ``f(run)`` to be called at an event, with the conditions of `Trainer.on`."""
+        return self.events.on(event, **conditions)
+
+    def off(self, handler: object) -> None:
+        """Call a handler no more, see `Trainer.off`."""
+        self.events.off(handler)
+
+    def fire(self, event: str) -> None:
+        """Call the handlers of an event of your own, now: in the body of a step, or in a handler.
+
+        Args:
+            event: a name that was declared with ``events=(...)``.
+
+        Raises:
+            UsageError: it was not, it is one of the run's own, or the loop has not begun.
+        """
+        self.events.check_own(event)
+        if not self._loop.begun:
+            raise UsageError(f"cannot fire {event!r}: the loop has not begun")
+        self.events.fire(event, self, self._loop.before, self._loop.after)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The number format of the forward pass, for loops that do not iterate over the step."""
@@ -370,13 +377,7 @@ class Run:
         Returns:
             what the body returned.
         """
-        while True:
-            try:
-                return body(*args)
-            except Exception as error:
-                if self._loop.halving is None or not self._loop.halving.can(error):
-                    raise
-            self._loop.halving.again()  # when the exception is gone, and with it what its frames held
+        return body(*args) if self._loop.halving is None else self._loop.halving.attempt(body, *args)
 
     @property
     def result(self) -> Result:

@@ -12,14 +12,15 @@ from torch import nn
 
 from treadle.config.schema import run_config
 from treadle.core.errors import ConfigError, ObjectiveError, UsageError
-from treadle.core.events import Events, Handler
+from treadle.core.events import Events, Handler, Predicate
 from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.structure import map_leaves
 from treadle.core.when import Duration
 from treadle.data.batch import copied
-from treadle.data.loader import Loader
+from treadle.data.loader import Loader, training_loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.explain.walk import Plan
 from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
@@ -51,6 +52,7 @@ class Trainer:
             objective.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
+        events: names of events of your own, which ``step.run.fire(name)`` or a handler's ``run.fire(name)`` tells the handlers of.
         step: ``step(step, model, optimizer)`` in place of the standard body of the loop.
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
 
@@ -81,6 +83,7 @@ class Trainer:
         schedules: Mapping[str, Schedule] | None = None,
         handlers: Sequence[object] = (),
         writers: Sequence[Writer] = (),
+        events: Sequence[str] = (),
         step: Callable[[Step, Any, Any], object] | None = None,
     ) -> None:
         self.origin = maker(sys._getframe(1), "Trainer")
@@ -100,26 +103,51 @@ class Trainer:
         self._step = step or self._standard_step
         self._own_step = step is not None
         self._schedules, self._writers = dict(schedules or {}), list(writers)
-        self._events = Events()
+        self._events = Events(events)
         for handler in handlers:
             self._events.add(handler)
         self._train_metrics: Group | None = None
         self._fed = (0, 0)  # up to which step, and which sample of it, they were fed
         self._values: dict[str, float] = {}  # the last step's schedule values that the objective takes
 
-    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
-        """Decorate a function ``f(run)`` to be called at an event.
+    def on(
+        self,
+        event: str,
+        *,
+        every: str | Duration | None = None,
+        once: bool = False,
+        first: str | Duration | None = None,
+        when: Predicate | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Decorate a function ``f(run)`` to be called at an event. Where several conditions are given, all of them must agree.
 
         Args:
             event: run_started, epoch_started, step_finished, evaluated, checkpoint_saved, epoch_finished, run_finished or
-                run_failed.
-            every: call it only where this cadence is due, such as ``"100 steps"``.
-            once: call it the first time only, in each process.
+                run_failed; or one that was declared with ``events=(...)``.
+            every: call it only where this cadence is due, such as ``"100 steps"``; at epoch_started ``"3 epochs"`` are the epochs 1, 4, 7.
+            once: call it the first time only, in the whole run: also when it goes on in another process.
+            first: call it only during the first so much of the run, such as ``"100 steps"``.
+            when: call it only where ``when(run)`` is true: it is asked last, at the moment itself.
 
         Returns:
-            a decorator. The function gets the `Run`: its ``step``, ``progress``, ``log``, ``latest``, ``evaluate``, ``stop``.
+            a decorator, which gives the function back. The function gets the `Run`: its ``step``, ``progress``, ``log``, ``latest``,
+            ``evaluate``, ``fire``, ``stop``.
+
+        Raises:
+            UsageError: there is no such event, and the nearest name is given; or it has no such cadence.
+            ConfigError: a length cannot be read.
         """
-        return self._events.on(event, every=every, once=once)
+        return self._events.on(event, every=every, once=once, first=first, when=when)
+
+    def off(self, handler: object) -> None:
+        """Call a handler no more: a function, or an object with all its methods; also in the middle of a run, and by the handler itself.
+
+        In a run it stays off when the run goes on in another process. The state of an object stays part of the checkpoints.
+
+        Raises:
+            UsageError: it was never registered.
+        """
+        self._events.off(handler)
 
     def fit(self, *, accept_changes: bool = False) -> Result:
         """Train. The same call in the same run folder goes on where the run was.
@@ -143,8 +171,8 @@ class Trainer:
                 if not checked:
                     self._check(run, step)
                     body, model = self._form(run, step)
-                    if self.config.machine.micro_batch == "auto":
-                        body = partial(run.attempt, body)
+                    if run._loop.halving is not None:
+                        body = partial(run._loop.halving.attempt, body)
                     checked = True
                 body(step, model, optimizer)
                 if step.number == 1 and not step.updates and not step.refused:
@@ -205,6 +233,13 @@ class Trainer:
                 watch(done, reader.epoch_samples)
         return _joined(found)
 
+    def _plan(self) -> Plan:
+        """What a fit would be made of, for `treadle explain`: nothing is trained, and no run folder made."""
+        run = Run(self._given, schedules=self._schedules)  # it is not entered
+        self._register(run.events)
+        loader = training_loader(self.data, run.config, torch.device("cpu"))  # nothing moves
+        return Plan(run.config, run.events, loader, Duration.parse(run.config.duration), self._schedules, self._step)
+
     # --- the standard body ---
 
     def _standard_step(self, step: Step, model: Any, optimizer: Any) -> None:
@@ -263,15 +298,23 @@ class Trainer:
         self._handle(run)
 
     def _handle(self, run: Run) -> None:
-        """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
-        if self.metrics and not self._own_step and self.config.log.train_metrics:
+        if self._measures_training:
             self._train_metrics, self._fed = self.metrics.fresh_copy(self.device), (0, 0)
             run.track(train_metrics=self._train_metrics)
-            run.events.on("step_finished", every="1 epoch")(self._log_train_metrics)
-        run.events.include(self._events)
+        self._register(run.events)
+
+    def _register(self, events: Events) -> None:
+        """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
+        if self._measures_training:
+            events.on("step_finished", every="1 epoch")(self._log_train_metrics)
+        events.include(self._events)
         if self.valid is not None:
             every = self.config.evaluate.every or self.config.duration
-            run.events.on("step_finished", every=every, at_end=True)(self._evaluate_valid)
+            events.on("step_finished", every=every, at_end=True, evaluates=True)(self._evaluate_valid)
+
+    @property
+    def _measures_training(self) -> bool:
+        return bool(self.metrics) and not self._own_step and self.config.log.train_metrics
 
     def _log_train_metrics(self, run: Run) -> None:
         assert self._train_metrics is not None

@@ -81,6 +81,10 @@ class Tracked:
         """The objects, in the order in which they were added."""
         return list(self._objects.values())
 
+    def named(self) -> dict[str, Any]:
+        """The objects by name."""
+        return dict(self._objects)
+
     def models(self) -> dict[str, nn.Module]:
         """Those that are modules, by name."""
         return {name: item for name, item in self._objects.items() if isinstance(item, nn.Module)}

@@ -139,6 +139,17 @@ class Duration:
             return False
         return self.count(after) > self.count(before)
 
+    def covers(self, progress: Progress) -> bool:
+        """Whether all that is done lies within this length of the run's beginning."""
+        if self.unit == "steps":
+            return progress.steps <= self._n
+        if self.unit == "samples":
+            return progress.samples <= self._n
+        if self._d != 1 and progress.epoch_size:
+            return (progress.epochs * progress.epoch_size + progress.into_epoch) * self._d <= self._n * progress.epoch_size
+        whole = progress.epochs * self._d
+        return whole < self._n or (whole == self._n and not progress.into_epoch)
+
     def needs_epoch_size(self) -> bool:
         """Whether this length can only be told with a known number of samples in an epoch."""
         return self.unit == "epochs" and self.value.denominator != 1

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from treadle.config.schema import Config
 from treadle.core.errors import DataError
 from treadle.data import fetch
 from treadle.data.ahead import SideStream, one_ahead
@@ -143,6 +144,14 @@ class Loader:
         with self._as_found():
             yield from batches
 
+    def outline(self) -> Iterator[tuple[int, int, bool]]:
+        """Of each batch of an epoch, and nothing is read: samples (0 where only reading tells), positions, whether it is the last one."""
+        steps, size, is_batched = self.epoch_steps or 0, self._size or 0, self.source.kind == "batched"
+        stays = self._brief is not None and self._brief.repeat
+        for number in range(steps):
+            samples = 0 if is_batched else min(self.batch_size, size - (0 if stays else number * self.batch_size))
+            yield samples, 1 if is_batched or self._brief is not None else samples, number + 1 == steps
+
     def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
         batches = self._moved(self._read(epoch, into, mark))
         if self.source.prepare is None:
@@ -244,6 +253,23 @@ class Loader:
         finally:
             # After an error in a worker, waiting for the garbage collector to end the others takes seconds.
             getattr(iterator, "_shutdown_workers", lambda: None)()
+
+
+def training_loader(data: Any, config: Config, device: torch.device) -> Loader:
+    """A dataset as a config wants it for training."""
+    machine = config.machine
+    return Loader(
+        data,
+        batch_size=config.batch_size,
+        micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
+        sampler=config.data.sampler,
+        seed=config.seed,
+        drop_last=config.drop_last,
+        workers=machine.workers,
+        device=device,
+        resident=machine.resident,
+        brief=Brief.asked(config.debug, training=True),
+    )
 
 
 def _same(batch: Any) -> Any:

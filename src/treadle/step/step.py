@@ -43,6 +43,7 @@ class Step:
         ids: index of each sample in its dataset, int64 array of shape (samples,), or None.
         values: this step's value of every schedule, by name.
         updates: how many optimizers have moved in this step.
+        run: the `Run` that it belongs to; None for a step without one.
         scaler: the loss scaler of fp16; None in any other number format.
         has_moved: whether an optimizer has moved in this step, or was about to.
     """
@@ -54,10 +55,12 @@ class Step:
         refuse: Callable[[str], object] | None = None,
         doubt: Callable[[int, torch.Tensor], object] | None = None,
         ask: bool = False,
+        run: Any = None,
     ) -> None:
         self._record, self._precision, self._refuse, self._doubt = record, precision, refuse or _stop, doubt
         # A value is asked for at once where that costs no wait for an accelerator, or where the run wants to know.
         self._ask = ask or self._is_free(precision.device)
+        self.run = run
         self.scaler: Any = precision.scaler
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
         self.values: Mapping[str, float] = {}
