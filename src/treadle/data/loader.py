@@ -107,6 +107,11 @@ class Loader:
         return Even(source.order, self.seed, length, self.batch_size, size, endless=self._drawn is not None)
 
     @property
+    def is_even(self) -> bool:
+        """Whether it is known before anything is read how many samples each batch holds."""
+        return isinstance(self.epochs, Even)
+
+    @property
     def epoch_size(self) -> int | None:
         """Positions in one epoch: samples, or batches where the data comes in batches or is read in brief; None where nobody knows."""
         if self._brief is not None:
@@ -146,11 +151,12 @@ class Loader:
 
     def outline(self) -> Iterator[tuple[int, int, bool]]:
         """Of each batch of an epoch, and nothing is read: samples (0 where only reading tells), positions, whether it is the last one."""
-        steps, size, is_batched = self.epoch_steps or 0, self._size or 0, self.source.kind == "batched"
+        steps, epochs, is_even = self.epoch_steps or 0, self.epochs, self.is_even
+        size = epochs.size if epochs is not None else 0
         stays = self._brief is not None and self._brief.repeat
         for number in range(steps):
-            samples = 0 if is_batched else min(self.batch_size, size - (0 if stays else number * self.batch_size))
-            yield samples, 1 if is_batched or self._brief is not None else samples, number + 1 == steps
+            samples = min(self.batch_size, size - (0 if stays else number * self.batch_size)) if is_even else 0
+            yield samples, samples if is_even and self._brief is None else 1, number + 1 == steps
 
     def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
         batches = self._moved(self._read(epoch, into, mark))
