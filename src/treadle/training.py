@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treadle.core.result import Result
-from treadle.core.schedules import Schedule
+from treadle.core.schedules import Scheduled
 from treadle.log.writer import Writer
 from treadle.metrics.group import Metric
 from treadle.step.step import Step
@@ -23,7 +23,7 @@ def train(
     valid: Any = None,
     test: Any = None,
     metrics: Mapping[str, Metric] | None = None,
-    schedules: Mapping[str, Schedule] | None = None,
+    schedules: Mapping[str, Scheduled] | None = None,
     handlers: Sequence[object] = (),
     writers: Sequence[Writer] = (),
     events: Sequence[str] = (),

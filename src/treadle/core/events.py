@@ -103,6 +103,8 @@ class Events:
         """Whether handlers that come from now on are not there when the run goes on in another process."""
         self.objects: list[object] = []
         """Handlers that are objects, in the order in which they were added."""
+        self.judges: list[Handler] = []
+        """Their methods named ``judge``: called when all values of a step are logged, and nothing of it is saved."""
 
     def on(
         self,
@@ -154,7 +156,7 @@ class Events:
             raise UsageError(f"the handler {handler.__name__} is a class; call it: {handler.__name__}(...)")
         methods = [name for name in dir(handler) if name.startswith("on_") and callable(getattr(handler, name))]
         names = ", ".join(self._handlers)
-        if not methods:
+        if not methods and not callable(getattr(handler, "judge", None)):
             hint = "; register a plain function with @trainer.on('step_finished')" if callable(handler) else ""
             raise UsageError(f"{name_of(handler)} has no method named on_<event>{hint}; events: {names}")
         for name in methods:
@@ -162,6 +164,7 @@ class Events:
                 known = [f"on_{event}" for event in self._handlers]
                 raise UsageError(f"{name_of(handler)}.{name} is no event{did_you_mean(name, known)} events: {names}")
         self.objects.append(handler)
+        self.judges += [judge for judge in [getattr(handler, "judge", None)] if callable(judge)]
         for event in self._handlers:
             if f"on_{event}" in methods:
                 self.on(event)(getattr(handler, f"on_{event}"))
@@ -185,12 +188,24 @@ class Events:
             if callable(attach := getattr(handler, "attach", None)):
                 _call(attach, run, Registration("attach", attach), run.progress)
 
+    def judge(self, run: Any) -> None:
+        """Call ``judge(run)`` of the objects that have it."""
+        for judge in self.judges:
+            _call(judge, run, Registration("judge", judge), run.progress)
+
+    def detach(self, run: Any) -> None:
+        """Call ``detach(run)`` of the objects that have it: the run is over, however it ended."""
+        for handler in self.objects:
+            if callable(detach := getattr(handler, "detach", None)):
+                _call(detach, "detach", run, run.progress)
+
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 
     def include(self, other: Events) -> None:
         """Add all events and handlers of another, after the ones here; also those that come later, and off those that go."""
         self.objects += other.objects
+        self.judges += other.judges
         for event, handlers in other._handlers.items():
             self._handlers.setdefault(event, [])
             for registered in handlers:
@@ -218,7 +233,8 @@ class Events:
     def cadences(self) -> list[tuple[str, Duration]]:
         """Every length that a handler has, with the handler's name."""
         lengths = [(name_of(one.handler), length) for one in self.registrations() for length in (one.every, one.first)]
-        return [(name, length) for name, length in lengths if length is not None]
+        own = [(name_of(handler), every) for handler in self.objects if isinstance(every := getattr(handler, "every", None), Duration)]
+        return [(name, length) for name, length in lengths if length is not None] + own
 
     def fire(self, event: str, run: Any, before: Progress, after: Progress) -> None:
         """Call the handlers of an event that want this moment."""

@@ -128,7 +128,7 @@ class Duration:
 
     def amount(self, progress: Progress) -> float:
         """How many times this length fits into what is done, with the fraction."""
-        done = {"steps": progress.steps, "samples": progress.samples}.get(self.unit, progress.epoch)
+        done = progress.steps if self.unit == "steps" else progress.samples if self.unit == "samples" else progress.epoch
         return done / float(self.value)
 
     def due(self, before: Progress, after: Progress) -> bool:

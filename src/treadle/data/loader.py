@@ -151,12 +151,12 @@ class Loader:
 
     def outline(self) -> Iterator[tuple[int, int, bool]]:
         """Of each batch of an epoch, and nothing is read: samples (0 where only reading tells), positions, whether it is the last one."""
-        steps, epochs, is_even = self.epoch_steps or 0, self.epochs, self.is_even
-        size = epochs.size if epochs is not None else 0
-        stays = self._brief is not None and self._brief.repeat
+        epochs, steps, brief = self.epochs, self.epoch_steps or 0, self._brief
+        size = epochs.size if isinstance(epochs, Even) else None
         for number in range(steps):
-            samples = min(self.batch_size, size - (0 if stays else number * self.batch_size)) if is_even else 0
-            yield samples, samples if is_even and self._brief is None else 1, number + 1 == steps
+            before = 0 if brief is not None and brief.repeat else number * self.batch_size
+            samples = 0 if size is None else min(self.batch_size, size - before)
+            yield samples, 1 if size is None or brief is not None else samples, number + 1 == steps
 
     def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
         batches = self._moved(self._read(epoch, into, mark))

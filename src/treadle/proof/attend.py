@@ -73,7 +73,7 @@ def _explained(run: Any, wish: Explained, data: Any = None, *, total: str | None
     body = trainer._step if type(trainer).__module__ == "treadle.trainer" else None
     duration = Duration.parse(run.config.duration if total is None or run.config.debug else total)
     steps = None if epoch is None else int(Duration.parse(epoch).value)
-    plan = Plan(run.config, run.events, loader, duration, run._schedules, body, steps)
+    plan = Plan(run.config, run.events, loader, duration, run.schedules, body, steps)
     Path(wish.path).write_text(json.dumps(Timeline.of(plan, wish.epoch).to_json()), encoding="utf-8")
     sys.exit(0)
 
