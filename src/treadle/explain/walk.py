@@ -58,7 +58,7 @@ class Plan:
     @property
     def counts_samples(self) -> bool:
         """Whether it is known, before they are read, how many samples the batches hold."""
-        return self.loader is None or self.loader.epoch_samples is not None
+        return self.loader is None or self.loader.is_even
 
 
 @dataclass(frozen=True)
