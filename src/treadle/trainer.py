@@ -364,7 +364,7 @@ class Trainer:
 
     def _tried(self, run: Run, one: EvaluatedSet) -> Outcome:
         try:
-            return run._over(one.data, lambda reader: self._checked(run, reader, reader.peek(), one.objective, one.metrics, training=False))
+            return run._readers.over(one.data, lambda reader: self._checked(run, reader, reader.peek(), one.objective, one.metrics, training=False))
         except Exception as error:
             if one.name:
                 error.add_note(f"in the validation set {one.name!r}")
