@@ -137,6 +137,25 @@ def test_a_model_that_its_owner_put_to_rest_is_not_woken_at_the_end():
     assert not any(module.training for module in model.modules()) and all(p.requires_grad for p in model.parameters())
 
 
+def test_part_by_part_only_what_trains_is_awake():
+    one = trainer(treadle.Freeze("features.[0-3]", until="9 steps"), treadle.Freeze("features.4", until="5 steps"))
+    seen = seen_by(one)
+    one.fit()
+    assert seen[4]["rests"] == PART and seen[4]["groups"] == [4]
+    assert seen[8]["rests"] == ["features.0", "features.1"] and seen[8]["groups"] == [4, 1]
+    assert torch.equal(seen[8]["mean"], seen[1]["mean"]), "BatchNorm rests until its own moment"
+    assert seen[9]["rests"] == [] and seen[9]["groups"] == [4, 1, 3]
+
+
+def test_an_optimizer_that_came_ready_and_was_used_serves_again():
+    model = Net()
+    given = {"model": model, "optimizer": SGD(model.parameters())}
+    for folder, until in (("results/a", "6 steps"), ("results/b", "6 steps"), ("results/c", None)):
+        one = trainer(treadle.Freeze("features", until=until), folder=folder, **given)
+        assert one.fit().status == "finished"
+        assert sum(len(group["params"]) for group in one.optimizer.param_groups) == 8
+
+
 def test_what_was_frozen_by_hand_stays_so():
     model = Net()
     model.features[0].requires_grad_(False)
