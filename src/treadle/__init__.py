@@ -21,11 +21,17 @@ if TYPE_CHECKING:
     )
     from treadle.core.result import Result
     from treadle.data.sources import Batches, Samples
+    from treadle.finder import find_lr
     from treadle.log.journal import read_journal
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
     from treadle.policies.freeze import Freeze
+    from treadle.policies.noise_scale import NoiseScale
+    from treadle.policies.plateau import Plateau
+    from treadle.policies.stop_when import StopWhen
+    from treadle.policies.time_budget import TimeBudget
+    from treadle.policies.watch import Watch
     from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
     from treadle.step.step import Step
@@ -46,14 +52,20 @@ _HOMES = {
     "Freeze": "treadle.policies.freeze",
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
+    "NoiseScale": "treadle.policies.noise_scale",
     "Outcome": "treadle.step.objective",
+    "Plateau": "treadle.policies.plateau",
     "Plot": "treadle.log.plot",
     "Result": "treadle.core.result",
     "Run": "treadle.run",
     "Samples": "treadle.data.sources",
     "Step": "treadle.step.step",
+    "StopWhen": "treadle.policies.stop_when",
+    "TimeBudget": "treadle.policies.time_budget",
     "Trainer": "treadle.trainer",
+    "Watch": "treadle.policies.watch",
     "Writer": "treadle.log.writer",
+    "find_lr": "treadle.finder",
     "groups": "treadle.system.groups",
     "load_config": "treadle.config.loading",
     "load_weights": "treadle.checkpoint.restore",
@@ -75,16 +87,22 @@ __all__ = [
     "Freeze",
     "LogConfig",
     "MachineConfig",
+    "NoiseScale",
     "Outcome",
+    "Plateau",
     "Plot",
     "Result",
     "Run",
     "Samples",
     "Step",
+    "StopWhen",
+    "TimeBudget",
     "Trainer",
+    "Watch",
     "Writer",
     "data",
     "errors",
+    "find_lr",
     "groups",
     "load_config",
     "load_weights",

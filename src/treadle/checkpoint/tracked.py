@@ -12,10 +12,12 @@ from torch import nn
 from torch.optim import Optimizer
 
 from treadle.checkpoint.generators import OwnGenerator, with_state
-from treadle.checkpoint.settings import Settings, built_with, check_groups, remember, set_since_built
+from treadle.checkpoint.optimizers import load_optimizer
+from treadle.checkpoint.settings import Settings, built_with, remember, set_since_built
 from treadle.checkpoint.snapshot import Place, place_of
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
+from treadle.system.averaged import weights_to_use
 from treadle.system.transfer import to_host
 
 RUN = "run"
@@ -23,6 +25,8 @@ RUN = "run"
 SCALER = "scaler"
 BATCH = "batch"
 """What a capsule holds beside the state of a run."""
+IN_TRAINING = "-in-training"
+"""Marks the weights that a run goes on from, where those to use are others, see `treadle.system.averaged`."""
 _LONGEST_NAME = 200
 
 
@@ -56,7 +60,7 @@ class Tracked:
         why = ""
         if lacking:
             why = f"it has no {lacking[0]}()"
-        elif name in self._objects or name in (RUN, BATCH):
+        elif name in self._objects or name in (RUN, BATCH) or name.endswith(IN_TRAINING):
             why = "the name is taken"
         elif "/" in name or name.startswith(".") or not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME:
             why = "its state becomes a file of this name"
@@ -78,6 +82,10 @@ class Tracked:
     def objects(self) -> list[Any]:
         """The objects, in the order in which they were added."""
         return list(self._objects.values())
+
+    def named(self) -> dict[str, Any]:
+        """The objects by name."""
+        return dict(self._objects)
 
     def models(self) -> dict[str, nn.Module]:
         """Those that are modules, by name."""
@@ -125,8 +133,12 @@ class Tracked:
     def states(self) -> dict[str, Any]:
         """The state of every object, by name; keys as the plain module has them, also where a part of it is compiled."""
         states = {name: _state_of(name, item) for name, item in self._objects.items()}
-        for name in self.models():
+        for name, model in self.models().items():
             states[name] = {plain_key(key): value for key, value in states[name].items()}
+            with weights_to_use([model]) as differ:
+                if differ:  # the file of the model's own name is for whoever uses it, and a run goes on from the other
+                    states[name + IN_TRAINING] = states[name]
+                    states[name] = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in states[name].items()}
         return states
 
     def settings(self) -> dict[str, Settings]:
@@ -175,6 +187,8 @@ class Tracked:
         Raises:
             RunChanged: other objects are tracked than were.
         """
+        states = states | {name.removesuffix(IN_TRAINING): states[name] for name in states if name.endswith(IN_TRAINING)}
+        states = {name: state for name, state in states.items() if not name.endswith(IN_TRAINING)}
         # The loss scaler belongs to the machine: it comes and goes with fp16.
         if set(states) - {SCALER} != set(self._objects) - {SCALER} and not accept_changes:
             raise RunChanged(
@@ -194,7 +208,9 @@ class Tracked:
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
+    """Parameters that can be other than finite, by name; complex ones as pairs of numbers."""
+    found = {key: torch.view_as_real(p.detach()) if p.is_complex() else p.detach() for key, p in model.named_parameters()}
+    return {key: p for key, p in found.items() if p.is_floating_point() and p.numel()}
 
 
 def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
@@ -222,31 +238,8 @@ _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (Runti
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
 
 
-_KERNELS = ("foreach", "fused", "capturable")
-"""Which of torch's kernels an optimizer computes with: that of this machine, not of the one that saved."""
-
-
 def _load(item: Any, state: Any) -> None:
-    known = set(item.param_groups[0]) - {"initial_lr"} if isinstance(item, Optimizer) else set()
     if isinstance(item, Optimizer):
-        check_groups(state["param_groups"], item.param_groups)
-        state = _with_kernels_of(item, state)
-    item.load_state_dict(state)
-    if isinstance(item, Optimizer):
-        _lay_out(item)
-    if known and (lost := known - set(item.param_groups[0])):  # torch would notice in the middle of the next step
-        raise ValueError(f"the state has no {', '.join(sorted(lost))}; was it another optimizer's?")
-
-
-def _with_kernels_of(optimizer: Optimizer, state: Any) -> Any:
-    """An optimizer's state, to be computed with the kernels that this one was built with."""
-    kept = [{key: own[key] for key in _KERNELS if key in own} for own in optimizer.param_groups]
-    return {**state, "param_groups": [{**group, **own} for group, own in zip(state["param_groups"], kept, strict=True)]}
-
-
-def _lay_out(optimizer: Optimizer) -> None:
-    """Lay out what belongs to each weight as the weight is: a file knows no channels_last, and kernels for many tensors do not look."""
-    for parameter, values in optimizer.state.items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        load_optimizer(item, state)
+    else:
+        item.load_state_dict(state)
