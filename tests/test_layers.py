@@ -12,7 +12,7 @@ BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": 
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
 BELOW |= dict.fromkeys(("failure", "profile"), ("core", "config", "system", *PARTS))
 BELOW["proof"] = (*BELOW["profile"], "profile")
-STOREYS = ("evaluation", "preflight", "rows", "home", "loop", "run", "form", "trainer", "training")
+STOREYS = ("evaluation", "preflight", "rows", "home", "loop", "debug", "run", "form", "trainer", "training")
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, "failure", "profile", "proof", *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core",)}

@@ -18,7 +18,7 @@ SIGNATURES = {
     "train": "model objective data optimizer config valid test metrics schedules handlers writers step accept_changes",
     "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers step",
     "Run": "config schedules handlers writers accept_changes origin",
-    "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite time_limit machine data evaluate checkpoint log",
+    "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite debug time_limit machine data evaluate checkpoint log",
     "MachineConfig": "device workers micro_batch precision compile cuda_graph channels_last resident deterministic",
     "DataConfig": "sampler leaks leaks_limit",
     "EvaluateConfig": "every batch_size",

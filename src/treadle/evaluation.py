@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from treadle.config.schema import Config
 from treadle.core.errors import ObjectiveError
+from treadle.data.brief import Brief
 from treadle.data.loader import Loader
 from treadle.data.order import NAMED
 from treadle.data.sources import resolve
@@ -75,7 +76,9 @@ def evaluation_loader(data: Any, config: Config, device: torch.device, limit: in
     if isinstance(data, DataLoader):
         data = resolve(data, "sequential")
         data = replace(data, drop_last=False, order=NAMED["sequential"] if data.order is NAMED["shuffle"] else data.order)
-    return Loader(data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident)
+    brief = Brief.asked(config.debug, training=False)
+    settings: dict[str, Any] = {"seed": config.seed, "workers": machine.workers, "device": device, "resident": machine.resident}
+    return Loader(data, batch_size=size, sampler="sequential", brief=brief, **settings)
 
 
 def _add_outcome(means: Means, outcome: Outcome, samples: int) -> None:

@@ -19,8 +19,10 @@ from treadle.core.events import Events, Handler
 from treadle.core.result import Result
 from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
+from treadle.data.brief import Brief
 from treadle.data.check import check
 from treadle.data.loader import Loader
+from treadle.debug import Debug, as_debugged
 from treadle.evaluation import Models, evaluate, evaluation_loader
 from treadle.home import Home
 from treadle.log.writer import Writer
@@ -80,9 +82,12 @@ class Run:
     ) -> None:
         self._stage = current_stage()
         self._accept_changes = accept_changes or accepts_changes(config)
-        asked = config if self._stage is None else self._stage.directed(config)
+        asked = as_debugged(config)
+        asked = asked if self._stage is None else self._stage.directed(asked)
         self._home = Home(asked, writers, origin, self._accept_changes)
         self.events = Events()
+        if self.config.debug is not None:
+            self.events.add(Debug(self.config.debug))
         for handler in handlers:
             self.events.add(handler)
         self._schedules = checked_schedules(schedules or {})
@@ -173,6 +178,7 @@ class Run:
             workers=machine.workers,
             device=self.device,
             resident=machine.resident,
+            brief=Brief.asked(config.debug, training=True),
         )
         for note in loader.notes:
             self.say(note)
@@ -246,9 +252,9 @@ class Run:
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
-        self._loop.begin(
-            loader, Duration.parse(total or self.config.duration), self._accept_changes, None if epoch is None else Duration.parse(epoch)
-        )
+        length = self.config.duration if total is None or self.config.debug else total
+        epoch_length = None if epoch is None else Duration.parse(epoch)
+        self._loop.begin(loader, Duration.parse(length), self._accept_changes, epoch_length)
         if (record := self._home.record) is not None:
             record.begin(self.progress.steps, self._home.folder.fresh, self._loop.accepted)
             self._home.folder.files |= record.sums()

@@ -21,6 +21,7 @@ from treadle.core.errors import DataError
 from treadle.data import fetch
 from treadle.data.ahead import SideStream, one_ahead
 from treadle.data.batch import Batch, to_device
+from treadle.data.brief import Brief
 from treadle.data.memory import InMemory, goes_to
 from treadle.data.order import Order, Reader
 from treadle.data.prepare import prepared
@@ -44,6 +45,7 @@ class Loader:
         workers: loading processes; a DataLoader's own wins.
         device: where batches go.
         resident: whether data in memory moves to the device as a whole; "auto": where it fits easily.
+        brief: how little of it is read; None reads all of it.
 
     Raises:
         DataError: the data is empty, of no readable kind, or `drop_last` leaves nothing of it.
@@ -66,10 +68,11 @@ class Loader:
         workers: int | str = 0,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         resident: str | bool = "auto",
+        brief: Brief | None = None,
     ) -> None:
         self.source = source = resolve(data, sampler)
         self.batch_size = source.batch_size or batch_size
-        self.micro_batch = micro_batch
+        self.micro_batch, self._brief = micro_batch, brief
         # What is prepared is so as a whole, and cut afterwards.
         self._read_size = None if source.prepare is not None else micro_batch
         self.drop_last = drop_last if source.drop_last is None else source.drop_last
@@ -87,7 +90,11 @@ class Loader:
 
     @property
     def epoch_size(self) -> int | None:
-        """Positions in one epoch: samples, or batches where the data comes in batches; None where nobody knows."""
+        """Positions in one epoch: samples, or batches where the data comes in batches or is read in brief; None where nobody knows."""
+        return self._size if self._brief is None else self.epoch_steps
+
+    @property
+    def _size(self) -> int | None:
         length = self.source.length
         if length is None or self.source.kind == "batched":
             return length
@@ -96,13 +103,16 @@ class Loader:
     @property
     def epoch_steps(self) -> int | None:
         """Optimizer steps in one epoch; None where nobody knows."""
-        size = self.epoch_size
-        return size if size is None or self.source.kind == "batched" else -(-size // self.batch_size)
+        size = self._size
+        steps = size if size is None or self.source.kind == "batched" else -(-size // self.batch_size)
+        return steps if self._brief is None else self._brief.of(steps)
 
     @property
     def epoch_samples(self) -> int | None:
         """Samples in one epoch; None where nobody knows."""
-        return None if self.source.kind == "batched" else self.epoch_size
+        if self.source.kind == "batched" or self._size is None:
+            return None
+        return self._size if self._brief is None else min(self._size, self._brief.steps * self.batch_size)
 
     def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None, mark: Mark | None = None) -> Generator[Batch, None, None]:
         """Batches from a position on.
@@ -113,13 +123,17 @@ class Loader:
             epochs: how many epochs to give; None goes on for ever.
             mark: of the batch that was used last, where the data is a stream.
         """
-        batches = self._moved(self._read(epoch, into, mark))
-        if self.source.prepare is not None:
-            batches = prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
+        batches = self._ready(epoch, into, mark) if self._brief is None else self._brief.batches(self._ready, epoch, into)
         if epochs is not None:
             batches = _up_to(batches, epochs)
         with self._as_found():
             yield from batches
+
+    def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
+        batches = self._moved(self._read(epoch, into, mark))
+        if self.source.prepare is None:
+            return batches
+        return prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
 
     def _moved(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Batches on the device; those of the host go to a GPU one ahead."""
@@ -186,7 +200,7 @@ class Loader:
 
     def _places(self, epoch: int, into: int) -> Iterator[tuple[int, int, int, bool]]:
         """Where each batch stands: epoch, first position, samples, and whether it is the epoch's last."""
-        size = self.epoch_size
+        size = self._size
         assert size is not None
         while True:
             for start in range(into, size, self.batch_size):
