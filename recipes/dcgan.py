@@ -29,8 +29,6 @@ LATENT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(treadle.Config):
-    """Everything of `treadle.Config`, and what is this experiment's own."""
-
     run_dir: str = "results/dcgan/{n}"
     duration: str = "5 epochs"
     batch_size: int = 64
@@ -72,10 +70,9 @@ def critic(width: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def generate(make: nn.Module, like: torch.Tensor) -> torch.Tensor:
-    """As many images as there are in a batch."""
-    images: torch.Tensor = make(torch.randn(len(like), LATENT, device=like.device))
-    return images
+def noise(like: torch.Tensor) -> torch.Tensor:
+    """Noise for as many images as there are in a batch."""
+    return torch.randn(len(like), LATENT, device=like.device)
 
 
 # --- 3. The step ---
@@ -85,12 +82,12 @@ def adversarial(step: treadle.Step, models: Mapping[str, nn.Module], optimizers:
     """The critic learns to tell made images from real ones, then the generator to be taken for real."""
     make, judge = models["generator"], models["critic"]
     for (real,) in step:
-        fake = generate(make, real).detach()
+        fake = make(noise(real)).detach()
         loss = softplus(-judge(real)).mean() + softplus(judge(fake)).mean()
         step.backward(treadle.Outcome(loss, logs={"critic": loss}))
     step.update(optimizers["critic"])
     for (real,) in step:
-        loss = softplus(-judge(generate(make, real))).mean()
+        loss = softplus(-judge(make(noise(real)))).mean()
         step.backward(treadle.Outcome(loss, logs={"generator": loss}))
     step.update(optimizers["generator"])
 
@@ -101,15 +98,12 @@ def adversarial(step: treadle.Step, models: Mapping[str, nn.Module], optimizers:
 def compare(models: Mapping[str, nn.Module], batch: Any) -> treadle.Outcome:
     """The objective of an evaluation: what the generator makes, beside real images."""
     (real,) = batch
-    fake = generate(models["generator"], real)
+    fake = models["generator"](noise(real))
     return treadle.Outcome(softplus(-models["critic"](fake)).mean(), output=fake, target=real)
 
 
 class Frechet:
-    """Distance of two sets of images as Gaussians, pooled to 8x8 pixels.
-
-    As Heusel et al., GANs Trained by a Two Time-Scale Update Rule, 2017, section 2, but of pixels, not of Inception's features.
-    """
+    """Distance of two sets of images as Gaussians; as Heusel et al., 2017, section 2, but of 8x8 pixels, not of a network's features."""
 
     def reset(self) -> None:
         self.seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -140,13 +134,13 @@ def experiment(config: GANConfig) -> treadle.Trainer:
         metrics={"frechet": Frechet()},
         config=config,
     )
-    noise = torch.randn(100, LATENT, generator=torch.Generator().manual_seed(0))
+    same = torch.randn(100, LATENT, generator=torch.Generator().manual_seed(0))
 
     @trainer.on("epoch_finished")
     def draw(run: treadle.Run) -> None:
         make = trainer.model["generator"].eval()
         with torch.no_grad():
-            grid = make(noise.to(run.device)).reshape(10, 10, 32, 32).transpose(1, 2).reshape(320, 320)
+            grid = make(same.to(run.device)).reshape(10, 10, 32, 32).transpose(1, 2).reshape(320, 320)
         make.train()
         Image.fromarray((grid * 127.5 + 127.5).byte().cpu().numpy()).save(run.dir / "samples.png")
 
