@@ -43,6 +43,7 @@ TABLE = {
     "dcgan": Learns("valid/frechet", most=15.0, words=("duration=60 steps", "width=8", "lr=2e-3")),
     "vae": Learns("valid/nll", most=180.0, words=("duration=200 steps", "warmup=60 steps")),
     "siamese": Learns("valid/right", least=0.93, words=("duration=5 epochs",)),
+    "distill": Learns("valid/accuracy", least=0.75, words=("duration=10 epochs", "teacher_duration=5 epochs", "soft=1.0")),
     "mixup": Learns("valid/accuracy", least=0.8, words=("duration=6 epochs",)),
 }
 

@@ -25,6 +25,7 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
     Args:
         model: a module, or several by name.
         optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names.
+            A model without one is frozen, and stays as it is.
         device: where they go.
         say: told what is odd but allowed.
         channels_last: until when images are laid out with the channels last; None leaves them as they are.
@@ -42,11 +43,13 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
                 channels_last.callback(lay_out_channels_last(unwrapped(one)).remove)
     if not isinstance(model, Mapping):
         return _prepare_one(model, optimizer, device, "optimizer", say)
-    if not isinstance(optimizer, Mapping) or set(optimizer) != set(model):
+    if not isinstance(optimizer, Mapping) or not optimizer or set(optimizer) - set(model):
         given = sorted(optimizer) if isinstance(optimizer, Mapping) else type(optimizer).__name__
         raise ConfigError(f"several models need an optimizer each, under the same names {sorted(model)}; got {given}")
-    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"optimizer {name!r}", say) for name in model}
-    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+    for name in set(model) - set(optimizer):
+        _keep_still(model[name], name, device)
+    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"optimizer {name!r}", say) for name in model if name in optimizer}
+    return {name: pairs[name][0] if name in pairs else model[name] for name in model}, {name: pair[1] for name, pair in pairs.items()}
 
 
 def lay_out_channels_last(model: nn.Module) -> RemovableHandle:
@@ -118,6 +121,15 @@ def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, sa
             raise ConfigError(f"the {name} must give a torch.optim.Optimizer when called with parameters, got {type(optimizer).__name__}")
     _compare(model, trainable, optimizer, name, say)
     return model, optimizer
+
+
+def _keep_still(model: Any, name: str, device: torch.device) -> None:
+    """Put a model that nobody trains, such as a teacher, on a device, in evaluation mode."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the model {name!r} must be a torch.nn.Module, got {type(model).__name__}")
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(f"the model {name!r} has no optimizer, and is not frozen: give it one under its name, or freeze it: model.requires_grad_(False)")
+    model.to(device).eval()
 
 
 def _channels_last(value: Any) -> Any:
