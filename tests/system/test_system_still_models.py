@@ -52,7 +52,9 @@ def test_one_that_is_not_frozen_is_refused(part: str | None) -> None:
     loose = teacher()
     if part is not None:  # all but this
         loose.requires_grad_(False).get_submodule(part).requires_grad_(True)
-    with pytest.raises(treadle.errors.ConfigError, match=r"the model 'teacher' has no optimizer, and is not frozen: .* model\.requires_grad_\(False\)"):
+    with pytest.raises(
+        treadle.errors.ConfigError, match=r"the model 'teacher' has no optimizer, and is not frozen: .* model\.requires_grad_\(False\)"
+    ):
         treadle.train({"teacher": loose, "student": nn.Linear(4, 2)}, None, DATA, step=imitate, optimizer={"student": SGD}, config=CONFIG)
 
 

@@ -128,7 +128,9 @@ def _keep_still(model: Any, name: str, device: torch.device) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"the model {name!r} must be a torch.nn.Module, got {type(model).__name__}")
     if any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError(f"the model {name!r} has no optimizer, and is not frozen: give it one under its name, or freeze it: model.requires_grad_(False)")
+        raise ConfigError(
+            f"the model {name!r} has no optimizer, and is not frozen: give it one under its name, or freeze it: model.requires_grad_(False)"
+        )
     model.to(device).eval()
 
 
