@@ -9,27 +9,36 @@ import pytest
 import treadle
 
 NAMES = {
-    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "LogConfig", "MachineConfig", "Outcome",
-    "Plot", "Result", "Run", "Samples", "Step", "Trainer", "Writer", "data", "errors", "load_config", "load_weights", "main", "metrics",
+    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "Freeze", "LogConfig", "MachineConfig",
+    "NoiseScale", "Outcome", "Plateau", "Plot", "Result", "Run", "Samples", "Step", "StopWhen", "TimeBudget", "Trainer", "Watch", "Writer",
+    "data", "errors", "find_lr", "groups", "load_config", "load_weights", "main", "metrics",
     "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
 SIGNATURES = {
-    "train": "model objective data optimizer config valid test metrics schedules handlers writers step accept_changes",
-    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers step",
-    "Run": "config schedules handlers writers accept_changes origin",
+    "train": "model objective data optimizer config valid test metrics schedules handlers writers events step accept_changes",
+    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers events step",
+    "Run": "config schedules handlers writers events accept_changes origin",
     "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite debug time_limit machine data evaluate checkpoint log",
     "MachineConfig": "device workers micro_batch precision compile cuda_graph channels_last resident deterministic",
     "DataConfig": "sampler leaks leaks_limit",
     "EvaluateConfig": "every batch_size",
     "CheckpointConfig": "every keep_last keep_best keep_every best mode background",
     "LogConfig": "every console tensorboard train_metrics",
-    "Result": "status steps epochs metrics best last run_dir",
+    "Result": "status steps epochs metrics best last run_dir kept",
     "Outcome": "loss output target count logs",
     "EarlyStop": "monitor patience mode min_delta",
+    "NoiseScale": "every",
+    "Plateau": "monitor factor patience cooldown min_lr mode min_delta",
+    "Freeze": "patterns until model settings",
+    "groups": "optimizer rules no_decay layers layer_decay",
     "Plot": "names",
+    "StopWhen": "condition reason every",
+    "TimeBudget": "budget clock",
+    "Watch": "every patterns",
+    "find_lr": "trainer low high steps optimizer",
     "main": "function arguments",
-    "Samples": "dataset sampler collate prepare random",
+    "Samples": "dataset sampler collate prepare random batch_size batches_per_epoch",
     "Batches": "iterable",
     "supervised": "loss input target",
     "load_weights": "path model name strict",
@@ -37,9 +46,9 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "attempt autocast check_data config dir due evaluate latest loader log models on optimizers prepare progress result say "
+    "Run": "attempt autocast check_data config dir due evaluate fire keep latest loader log models off on optimizers prepare progress result say "
     "step steps stop track",
-    "Trainer": "evaluate fit keywords on predict",
+    "Trainer": "evaluate fit keywords off on predict",
 }
 
 

@@ -21,13 +21,21 @@ if TYPE_CHECKING:
     )
     from treadle.core.result import Result
     from treadle.data.sources import Batches, Samples
+    from treadle.finder import find_lr
     from treadle.log.journal import read_journal
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
+    from treadle.policies.freeze import Freeze
+    from treadle.policies.noise_scale import NoiseScale
+    from treadle.policies.plateau import Plateau
+    from treadle.policies.stop_when import StopWhen
+    from treadle.policies.time_budget import TimeBudget
+    from treadle.policies.watch import Watch
     from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
     from treadle.step.step import Step
+    from treadle.system.groups import groups
     from treadle.system.seed import seed
     from treadle.trainer import Trainer
     from treadle.training import train
@@ -41,16 +49,24 @@ _HOMES = {
     "DataConfig": "treadle.config.schema",
     "EarlyStop": "treadle.policies.early_stop",
     "EvaluateConfig": "treadle.config.schema",
+    "Freeze": "treadle.policies.freeze",
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
+    "NoiseScale": "treadle.policies.noise_scale",
     "Outcome": "treadle.step.objective",
+    "Plateau": "treadle.policies.plateau",
     "Plot": "treadle.log.plot",
     "Result": "treadle.core.result",
     "Run": "treadle.run",
     "Samples": "treadle.data.sources",
     "Step": "treadle.step.step",
+    "StopWhen": "treadle.policies.stop_when",
+    "TimeBudget": "treadle.policies.time_budget",
     "Trainer": "treadle.trainer",
+    "Watch": "treadle.policies.watch",
     "Writer": "treadle.log.writer",
+    "find_lr": "treadle.finder",
+    "groups": "treadle.system.groups",
     "load_config": "treadle.config.loading",
     "load_weights": "treadle.checkpoint.restore",
     "main": "treadle.cli.script",
@@ -68,18 +84,26 @@ __all__ = [
     "DataConfig",
     "EarlyStop",
     "EvaluateConfig",
+    "Freeze",
     "LogConfig",
     "MachineConfig",
+    "NoiseScale",
     "Outcome",
+    "Plateau",
     "Plot",
     "Result",
     "Run",
     "Samples",
     "Step",
+    "StopWhen",
+    "TimeBudget",
     "Trainer",
+    "Watch",
     "Writer",
     "data",
     "errors",
+    "find_lr",
+    "groups",
     "load_config",
     "load_weights",
     "main",

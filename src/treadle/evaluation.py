@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from treadle.data.sources import resolve
 from treadle.metrics.group import Group
 from treadle.metrics.means import Means
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome
+from treadle.system.averaged import weights_to_use
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng
 from treadle.system.transfer import to_host
@@ -108,14 +109,17 @@ def feed(metrics: Group, outcome: Outcome) -> None:
 
 @contextmanager
 def as_found(model: Models, objective: Objective | None, training: bool) -> Iterator[None]:
-    """Set a mode, and put back after it: each module's own mode, every buffer and parameter, every random generator."""
+    """Set a mode, and put back after it: each module's own mode, every buffer and parameter, every random generator.
+
+    Without training, the weights are those to use, see `treadle.system.averaged`.
+    """
     roots = list(model.values()) if isinstance(model, Mapping) else [model]
     if isinstance(objective, Supervised) and isinstance(objective.loss, nn.Module):
         roots.append(objective.loss)
     modes = [(module, module.training) for root in roots for module in root.modules()]
     # In evaluation mode no tensor moves by itself, so copies are only needed for the other.
     kept = [_bound(module) for module, _ in modes] if training else []
-    with preserved_rng():
+    with preserved_rng(), nullcontext() if training else weights_to_use(roots):
         for module, was in modes:
             module.training = was and training
         try:

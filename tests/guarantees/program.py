@@ -57,6 +57,7 @@ class Case:
         body: "classify"; "mixup", which augments whole batches in the body; or "play", two models with an optimizer each.
         net: makes the classifier.
         config: overrides of the config, ``key=value``.
+        handlers: makes further handlers.
         elsewhere: an override under which the run may go on, to the same end.
         rounding: whether that end is the same but for rounding.
     """
@@ -66,12 +67,28 @@ class Case:
     body: str = "classify"
     net: Callable[[], nn.Module] = Net
     config: tuple[str, ...] = ()
+    handlers: Callable[[], list[object]] = list
     elsewhere: str | None = None
     rounding: bool = False
 
 
 ENDLESS = ("duration=21 steps",)  # a stream has no length to count epochs by
 BEST = ("checkpoint.best=valid/loss", "evaluate.every=2 steps", "checkpoint.keep_last=1", "checkpoint.keep_best=2")
+LATER = ("evaluate.every=2 steps", "checkpoint.keep_last=1", "machine.micro_batch=5")
+
+
+def policies() -> list[object]:
+    """Those that have a state, or look at one step in advance."""
+    return [
+        treadle.EarlyStop("train/update_ratio", patience=100),
+        treadle.EarlyStop("train/loss", patience=100),
+        treadle.Plateau("valid/loss", factor=0.5, patience=1, cooldown=1, min_delta=0.05),
+        treadle.Watch(every="2 steps", patterns=["3.*"]),
+        treadle.NoiseScale(every="3 steps"),
+        treadle.StopWhen(lambda run: run.latest("train/loss", default=1.0) < 0.0, every="5 steps"),
+    ]
+
+
 CASES = {
     "level-1": Case(elsewhere="machine.workers=2"),
     "level-2": Case(level=2, config=("machine.workers=2",), elsewhere="machine.workers=1"),
@@ -82,6 +99,8 @@ CASES = {
     "tensors-mixup-bf16": Case(level=2, data=datasets.tensors, body="mixup", config=("machine.precision=bf16",)),
     "own-loop-mixup": Case(level=3, body="mixup", config=("machine.micro_batch=5",)),
     "best": Case(data=datasets.tensors, config=BEST),
+    "policies": Case(net=PlainNet, config=LATER, handlers=policies),
+    "policies-own-loop": Case(level=3, net=PlainNet, config=LATER, handlers=policies),
     "loader": Case(level=2, data=datasets.torch_loader),
     "loader-workers": Case(body="mixup", data=partial(datasets.torch_loader, workers=2)),
     "stream": Case(data=datasets.Stream, config=ENDLESS, elsewhere="machine.workers=1"),
@@ -91,6 +110,8 @@ CASES = {
     "stateful-own-loop": Case(level=3, data=datasets.StatefulStream, config=(*ENDLESS, "machine.micro_batch=5", "machine.precision=bf16")),
     "batches": Case(body="mixup", data=datasets.list_of_batches, config=("machine.micro_batch=5",)),
     "batches-function": Case(level=3, data=datasets.function_of_batches, config=ENDLESS),
+    "mixed": Case(data=datasets.mixed, config=("machine.workers=1",), elsewhere="machine.workers=0"),
+    "bucketed": Case(level=2, data=datasets.bucketed, elsewhere="machine.workers=2"),
     "two-models": Case(level=2, body="play", config=("machine.workers=1",), elsewhere="machine.workers=2"),
     "two-models-own-loop": Case(level=3, body="play", data=datasets.tensors, config=("machine.micro_batch=6", "machine.precision=bf16")),
 }  # fmt: skip
@@ -150,7 +171,8 @@ OBJECTIVES = {"classify": classify, "mixup": mixup}
 def level_1(case: Case, config: treadle.Config, witness: Witness) -> treadle.Result:
     return treadle.train(
         lambda: witness.watching(case.net()), nn.CrossEntropyLoss() if case.body == "classify" else OBJECTIVES[case.body], case.data(),
-        valid=datasets.tensors(50), optimizer=SGD, metrics={"accuracy": Accuracy()}, schedules=SCHEDULES, handlers=[witness], config=config,
+        valid=datasets.tensors(50), optimizer=SGD, metrics={"accuracy": Accuracy()}, schedules=SCHEDULES,
+        handlers=[witness, *case.handlers()], config=config,
     )  # fmt: skip
 
 
@@ -162,13 +184,13 @@ def level_2(case: Case, config: treadle.Config, witness: Witness) -> treadle.Res
     else:
         trainer = treadle.Trainer(
             witness.watching(case.net()), OBJECTIVES[case.body], case.data(), valid=datasets.tensors(50), optimizer=SGD,
-            metrics={"accuracy": Accuracy()}, schedules=SCHEDULES, handlers=[witness], config=config,
+            metrics={"accuracy": Accuracy()}, schedules=SCHEDULES, handlers=[witness, *case.handlers()], config=config,
         )  # fmt: skip
     return trainer.fit()
 
 
 def level_3(case: Case, config: treadle.Config, witness: Witness) -> treadle.Result:
-    with treadle.Run(config, schedules=SCHEDULES, handlers=[witness]) as run:
+    with treadle.Run(config, schedules=SCHEDULES, handlers=[witness, *case.handlers()]) as run:
         (play_here if case.body == "play" else classify_here)(run, case, witness)
     return run.result
 

@@ -20,7 +20,7 @@ from treadle.checkpoint.save import folder_name, write_checkpoint
 from treadle.checkpoint.snapshot import Place, Snapshots
 from treadle.checkpoint.tree import Encoded, encode
 from treadle.config.schema import CheckpointConfig
-from treadle.core.errors import CheckpointError
+from treadle.core.errors import CheckpointError, UsageError
 from treadle.core.when import Duration, Progress
 from treadle.system.background import Cancelled, Job
 from treadle.system.files import discard, write_json
@@ -31,6 +31,7 @@ class _Writing:
     """A checkpoint on its way to the disk, and which steps stay once it is there."""
 
     record: Record
+    labels: dict[str, int]
     stay: set[int]
     job: Job[list[str]]
 
@@ -48,6 +49,9 @@ class Checkpoints:
         self._run_folder, self._folder, self._config, self._say = run_folder, run_folder / "checkpoints", config, say
         self._keep_every = None if config.keep_every is None else Duration.parse(config.keep_every)
         self._records: dict[int, Record] = {}
+        self._labels: dict[str, int] = {}
+        self.asked: set[str] = set()
+        """Labels that the checkpoint of the current step shall have, see `Run.keep`."""
         self._resumed_from: tuple[int, ...] = ()
         self._every = Duration.parse(config.every)
         self._snapshots = Snapshots()
@@ -66,12 +70,12 @@ class Checkpoints:
         found = sorted((path for path in self._folder.glob("step-*") if path.is_dir()), key=_step, reverse=True)
         for path in found:
             try:
-                states, _ = read_checkpoint(path)
+                states, info = read_checkpoint(path)
             except CheckpointError as error:
                 wrong = str(error)
                 self._say(f"warning: {wrong}; trying the one before")
                 continue
-            self._resumed_from = (_step(path),)
+            self._resumed_from, self._labels = (_step(path),), dict(info.get("kept", {}))
             self._records = {r.step: r for p in found if _step(p) <= _step(path) if (r := self._record(p)) is not None}
             return states
         if found:
@@ -87,7 +91,7 @@ class Checkpoints:
             shutil.rmtree(left, ignore_errors=True)
         with suppress(OSError):
             cut_digests(self._run_folder, max(self._records, default=0))
-        stay = self._kept(list(self._records.values()))
+        stay = self._kept(list(self._records.values()), self._labels)
         for note in self._clean(stay, lambda: None):
             self._say(note)
         self._records = {step: record for step, record in self._records.items() if step in stay}
@@ -117,6 +121,23 @@ class Checkpoints:
         if math.floor(due) + 1 < due / progress.fraction:
             self._prepared = True
             self._snapshots.reserve(tensors())
+
+    def ask(self, label: str, step: int | None) -> None:
+        """Have the checkpoint of a step saved and kept under a label, until another step has the label.
+
+        Args:
+            label: any text.
+            step: the current one; None where there is none yet.
+
+        Raises:
+            UsageError: there is none, or its checkpoint was saved before.
+        """
+        if not isinstance(label, str) or not label:
+            raise UsageError(f"keep: a label is a text, such as 'best', got {label!r}")
+        if step is None or self.has(step):
+            why = "the loop has not begun" if step is None else f"the checkpoint of step {step} is there already"
+            raise UsageError(f"keep({label!r}): {why}; ask in the body of the loop, or in a handler of step_finished or evaluated")
+        self.asked.add(label)
 
     def take_apart(self, states: Mapping[str, Any], weights: Set[Place], wait: bool) -> tuple[dict[str, Encoded], Set[Place]]:
         """The states of tracked objects as `begin` wants them.
@@ -158,9 +179,11 @@ class Checkpoints:
         """
         assert self._writing is None, "one at a time"
         counters = {name: getattr(progress, name) for name in ("steps", "samples", "epochs", "into_epoch", "epoch_size")}
-        info = {"step": progress.steps, "value": value, "best": self._config.best, "progress": counters}
+        labels = self._labels | dict.fromkeys(self.asked, progress.steps)
+        self.asked.clear()
+        info = {"step": progress.steps, "value": value, "best": self._config.best, "progress": counters, "kept": labels}
         record = Record(progress.steps, value, self._milestone(counters))
-        stay = self._kept([*self._records.values(), record])
+        stay = self._kept([*self._records.values(), record], labels)
 
         def write(check: Callable[[], None]) -> list[str]:
             before()
@@ -169,7 +192,7 @@ class Checkpoints:
                 add_digest(self._run_folder, place, record.step)
             return self._clean(stay, after)
 
-        self._writing = _Writing(record, stay, Job(write))
+        self._writing = _Writing(record, labels, stay, Job(write))
         self._writing.job.start()
 
     @property
@@ -194,7 +217,7 @@ class Checkpoints:
             notes = writing.job.result()
             stay = {*self._records, writing.record.step} if notes else writing.stay
             records = self._records | {writing.record.step: writing.record}
-            self._records = {step: record for step, record in records.items() if step in stay}
+            self._records, self._labels = {step: record for step, record in records.items() if step in stay}, writing.labels
         except (CheckpointError, OSError) as error:
             return self.not_saved(writing.record.step, error, must)
         except Cancelled:
@@ -212,6 +235,7 @@ class Checkpoints:
         Raises:
             CheckpointError: it must.
         """
+        self.asked.clear()
         if must:
             raise CheckpointError(f"step {step} cannot be saved: {error}") from error
         self._say(f"warning: no checkpoint of step {step}: {error}; the run goes on")
@@ -248,8 +272,9 @@ class Checkpoints:
                 discard(self._folder / folder_name(step))
         return notes
 
-    def _kept(self, records: list[Record]) -> set[int]:
-        return kept(records, self._config.keep_last, self._config.keep_best, self._config.mode, self._resumed_from)
+    def _kept(self, records: list[Record], labels: Mapping[str, int]) -> set[int]:
+        protected = (*self._resumed_from, *labels.values())
+        return kept(records, self._config.keep_last, self._config.keep_best, self._config.mode, protected)
 
     def _write_best(self) -> None:
         if self._config.best is not None:
@@ -283,6 +308,18 @@ class Checkpoints:
         """Folder of the best checkpoint; None where no best value was measured."""
         ranked = self._first(self._all())
         return self._folder / folder_name(ranked[0].step) if ranked else None
+
+    @property
+    def kept(self) -> dict[str, Path]:
+        """Folder of the checkpoint under each label; one whose checkpoint is gone is left out."""
+        labels = self._labels if self._writing is None else self._writing.labels
+        return {label: self._folder / folder_name(step) for label, step in labels.items() if self.has(step)}
+
+    @property
+    def places(self) -> dict[str, Any]:
+        """Where the best, the newest and those under a label are, from the run folder."""
+        best, last = ((place and str(place.relative_to(self._run_folder))) for place in (self.best, self.last))
+        return {"best": best, "last": last, "kept": {label: str(place.relative_to(self._run_folder)) for label, place in self.kept.items()}}
 
     @property
     def last(self) -> Path | None:

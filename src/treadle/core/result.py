@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
@@ -18,6 +18,7 @@ class Result:
         best: folder of the best checkpoint, None where config.checkpoint.best is not set.
         last: folder of the newest checkpoint.
         run_dir: the run folder.
+        kept: folder of each checkpoint that a handler asked to be kept, by its label: of `EarlyStop` the name that it monitors.
     """
 
     status: str
@@ -27,3 +28,4 @@ class Result:
     best: Path | None
     last: Path | None
     run_dir: Path
+    kept: dict[str, Path] = field(default_factory=dict)

@@ -1,21 +1,22 @@
-"""Stop when a value no longer gets better."""
+"""Stop when a value no longer gets better, and keep the checkpoint of its best."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from treadle.core.errors import ConfigError
+from treadle.policies.monitor import Monitor
 
 
 class EarlyStop:
-    """Stop the run when a logged value has not improved for a number of evaluations.
+    """Stop the run when a logged value has not improved for a number of measurements.
 
-    The last checkpoint is saved as at any stop, and the best one stays.
+    Each step at which the value is logged is a measurement: of ``"valid/accuracy"`` every evaluation, of ``"train/loss"`` every row of
+    the log, of a handler's own value wherever it logs it. The last checkpoint is saved as at any stop. That of the best value's step is
+    saved and kept, whatever `CheckpointConfig` says; its place is in `Result.kept`, under the name of the value.
 
     Args:
         monitor: name of a logged value, such as ``"valid/accuracy"``.
-        patience: evaluations without improvement after which the run stops, at least 1.
+        patience: measurements without improvement after which the run stops, at least 1.
         mode: "min" or "max": what is better.
         min_delta: an improvement must be larger than this.
 
@@ -28,41 +29,32 @@ class EarlyStop:
     """
 
     def __init__(self, monitor: str, *, patience: int = 3, mode: str = "min", min_delta: float = 0.0) -> None:
-        if mode not in ("min", "max"):
-            raise ConfigError(f"EarlyStop: mode must be 'min' or 'max', got {mode!r}")
-        if patience < 1 or min_delta < 0:
-            raise ConfigError(f"EarlyStop: patience must be at least 1 and min_delta not negative, got {patience!r} and {min_delta!r}")
-        self.monitor, self._patience, self._min_delta = monitor, patience, min_delta
-        self._sign = 1.0 if mode == "min" else -1.0
-        self._best: float | None = None
-        self._waited = 0
-        self._evaluated = False
+        self._value = Monitor("EarlyStop", monitor, patience, mode, min_delta)
+        self.monitor = monitor
 
-    def on_evaluated(self, run: Any) -> None:
-        """Look at the newest value."""
-        self._evaluated = True
-        value = run.latest(self.monitor, step=run.progress.steps)
-        if value is None:  # this evaluation measured something else
+    def attach(self, run: Any) -> None:
+        """Begin anew."""
+        self._value.reset()
+
+    def judge(self, run: Any) -> None:
+        """Look at this step's value, if there is one."""
+        value = self._value.value(run)
+        if value is None:
             return
-        if not isinstance(value, (int, float)):
-            raise ConfigError(f"EarlyStop: {self.monitor!r} is no single number, so it cannot improve: {value!r}")
-        if math.isfinite(value) and (self._best is None or self._sign * (self._best - value) > self._min_delta):
-            self._best, self._waited = float(value), 0
-            return
-        self._waited += 1
-        if self._waited >= self._patience:
-            best = "anything finite" if self._best is None else f"{self._best:.6g}"
-            run.stop(f"{self.monitor} has not improved on {best} for {self._waited} evaluations")
+        if self._value.improves(value):
+            run.keep(self.monitor)
+        elif self._value.exhausted:
+            best = "anything finite" if self._value.best is None else f"{self._value.best:.6g}"
+            run.stop(f"{self.monitor} has not improved on {best} for {self._value.waited} measurements")
 
     def on_run_finished(self, run: Any) -> None:
         """Say so where there never was anything to look at."""
-        if self._evaluated and self._best is None and not self._waited:
-            run.say(f"warning: EarlyStop: no value named {self.monitor!r} was logged by any evaluation")
+        self._value.told_if_unseen(run)
 
     def state_dict(self) -> dict[str, Any]:
         """Best value and patience used, for a checkpoint."""
-        return {"best": self._best, "waited": self._waited}
+        return self._value.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
-        self._best, self._waited = state["best"], state["waited"]
+        self._value.load_state_dict(state)
