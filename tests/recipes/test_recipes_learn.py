@@ -44,6 +44,10 @@ TABLE = {
     "vae": Learns("valid/nll", most=180.0, words=("duration=200 steps", "warmup=60 steps")),
     "siamese": Learns("valid/right", least=0.93, words=("duration=5 epochs",)),
     "distill": Learns("valid/accuracy", least=0.75, words=("duration=10 epochs", "teacher_duration=5 epochs", "soft=1.0")),
+    "finetune": Learns(
+        "valid/accuracy", least=0.7, words=("duration=12 epochs", "pretraining=3 epochs", "unfreeze=3 epochs"), proof=("unfreeze=3 steps",)
+    ),
+    "sam": Learns("valid/accuracy", least=0.85, words=("duration=20 epochs",)),
     "mixup": Learns("valid/accuracy", least=0.8, words=("duration=6 epochs",)),
 }
 
