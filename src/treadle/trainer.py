@@ -351,7 +351,9 @@ class Trainer:
         """The first batch of each kind goes through everything once, before anything is updated."""
         names = {"train/loss", "train/epoch_loss"}.union(*(getattr(handler, "logs", ()) for handler in self._events.objects))
         if self._own_step is None:
-            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), self.objective, self.metrics, training=True))
+            # Training targets that no metric is going to see may be of another kind, such as the mixed labels of mixup.
+            seen = self.metrics if self._train_metrics or not self._validation else Group({}, self.device)
+            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), self.objective, seen, training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         kept = [(), *((name,) for name in weight_sets(self._events.objects))]
         for one in self._validation:
