@@ -1,18 +1,21 @@
 """The code of a page, run as a reader would run it: from top to bottom, in one folder."""
 
 import contextlib
-import importlib
+import importlib.util
 import io
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 _BLOCK = re.compile(r"^```(python|bash|yaml|text)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _FILE = re.compile(r"# ([\w./-]+\.\w+)")
 """A block whose first line is only a file's name is that file."""
+_WITH = re.compile(r"# with (\w+)\n")
+"""A block whose first line names a package runs only where that is installed."""
 _VARIES = re.compile(r"-?\d+(\.\d+)?(e[-+]\d+)?|(\.\.\.|/tmp)/\S+|\s+")
 """Another machine rounds otherwise, and is faster or slower; names and words are the same."""
 
@@ -40,8 +43,12 @@ def run_page(page: Path) -> dict[str, object]:
             Path(file[1]).parent.mkdir(parents=True, exist_ok=True)
             Path(file[1]).write_text(text)
             importlib.invalidate_caches()
+        elif (needs := _WITH.match(text)) and importlib.util.find_spec(needs[1]) is None:
+            continue  # a program of another library, which is not here
         elif language == "python":
-            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+            with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out), warnings.catch_warnings():
+                if needs:  # what another library warns of is its own affair
+                    warnings.simplefilter("ignore")
                 exec(compile(text, str(page), "exec"), names)
             printed = out.getvalue()
         elif language == "bash":

@@ -94,3 +94,12 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_every_error_has_its_section() -> None:
     sections = re.findall(r"^#+ (\w+)$", (ROOT / "docs" / "errors.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert [name for name in treadle.errors.__all__ if name not in sections] == []
+
+
+def test_the_picture_of_schedules_shows_all_of_them(tmp_path: Path) -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "schedules_picture.py"))
+    page["draw"](tmp_path / "schedules.svg")
+    shown = set(re.findall(r"\w+(?=\()", " ".join(page["SHOWN"])))
+    assert shown == set(treadle.schedules.__all__) - {"Schedule", "from_torch", "plot"} | {"then"}
+    assert (tmp_path / "schedules.svg").stat().st_size > 10_000
+    assert page["PICTURE"].exists()

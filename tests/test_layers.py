@@ -1,4 +1,4 @@
-"""Imports point down: core -> config -> system -> parts (never each other) -> failure, profile -> proof -> run -> trainer -> train, cli."""
+"""Imports point down: core -> config -> system -> parts (never each other) -> failure, profile, explain -> proof -> run -> trainer -> train, cli."""
 
 import ast
 from pathlib import Path
@@ -10,13 +10,13 @@ PARTS = ("data", "step", "metrics", "log", "checkpoint", "provenance")
 # What each room may import, beside itself. `policies` are handlers: they know the core and nothing else.
 BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": ("core", "config"), "policies": ("core",)}
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
-BELOW |= dict.fromkeys(("failure", "profile"), ("core", "config", "system", *PARTS))
-BELOW["proof"] = (*BELOW["profile"], "profile")
-STOREYS = ("evaluation", "preflight", "rows", "home", "loop", "run", "form", "trainer", "finder", "training")
+BELOW |= dict.fromkeys(("failure", "profile", "explain"), ("core", "config", "system", *PARTS))
+BELOW["proof"] = (*BELOW["profile"], "profile", "explain")
+STOREYS = ("evaluation", "preflight", "rows", "home", "loop", "debug", "run", "form", "trainer", "finder", "training")
 for number, storey in enumerate(STOREYS):
-    BELOW[storey] = ("core", "config", "system", *PARTS, "failure", "profile", "proof", *STOREYS[:number])
+    BELOW[storey] = ("core", "config", "system", *PARTS, "failure", "profile", "explain", "proof", *STOREYS[:number])
+BELOW |= {"errors": ("core",), "schedules": ("core", "log")}  # log draws them
 BELOW["finder"] = (*BELOW["finder"], "policies")
-BELOW |= {"errors": ("core",), "schedules": ("core",)}
 BELOW |= {"scaffold": ("core",), "cli": (*BELOW["training"], "training", "scaffold")}
 BELOW["__main__"] = ("cli",)
 BELOW["__init__"] = (*BELOW["cli"], "cli", "policies", "errors", "schedules")

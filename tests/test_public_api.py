@@ -9,17 +9,17 @@ import pytest
 import treadle
 
 NAMES = {
-    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "LogConfig", "MachineConfig",
+    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "Freeze", "LogConfig", "MachineConfig",
     "NoiseScale", "Outcome", "Plateau", "Plot", "Result", "Run", "Samples", "Step", "StopWhen", "TimeBudget", "Trainer", "Watch", "Writer",
-    "data", "errors", "find_lr", "load_config", "load_weights", "main", "metrics",
+    "data", "errors", "find_lr", "groups", "load_config", "load_weights", "main", "metrics",
     "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
 SIGNATURES = {
-    "train": "model objective data optimizer config valid test metrics schedules handlers writers step accept_changes",
-    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers step",
-    "Run": "config schedules handlers writers accept_changes origin",
-    "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite time_limit machine data evaluate checkpoint log",
+    "train": "model objective data optimizer config valid test metrics schedules handlers writers events step accept_changes",
+    "Trainer": "model objective data optimizer config valid test metrics schedules handlers writers events step",
+    "Run": "config schedules handlers writers events accept_changes origin",
+    "Config": "run_dir duration batch_size seed drop_last clip skip_non_finite debug time_limit machine data evaluate checkpoint log",
     "MachineConfig": "device workers micro_batch precision compile cuda_graph channels_last resident deterministic",
     "DataConfig": "sampler leaks leaks_limit",
     "EvaluateConfig": "every batch_size",
@@ -30,13 +30,15 @@ SIGNATURES = {
     "EarlyStop": "monitor patience mode min_delta",
     "NoiseScale": "every",
     "Plateau": "monitor factor patience cooldown min_lr mode min_delta",
+    "Freeze": "patterns until model settings",
+    "groups": "optimizer rules no_decay layers layer_decay",
     "Plot": "names",
     "StopWhen": "condition reason every",
     "TimeBudget": "budget clock",
     "Watch": "every patterns",
     "find_lr": "trainer low high steps optimizer",
     "main": "function arguments",
-    "Samples": "dataset sampler collate prepare random",
+    "Samples": "dataset sampler collate prepare random batch_size batches_per_epoch",
     "Batches": "iterable",
     "supervised": "loss input target",
     "load_weights": "path model name strict",
@@ -44,9 +46,9 @@ SIGNATURES = {
 }
 
 METHODS = {
-    "Run": "attempt autocast check_data config dir due evaluate keep latest loader log models on optimizers prepare progress result say "
+    "Run": "attempt autocast check_data config dir due evaluate fire keep latest loader log models off on optimizers prepare progress result say "
     "step steps stop track",
-    "Trainer": "evaluate fit keywords on predict",
+    "Trainer": "evaluate fit keywords off on predict",
 }
 
 
@@ -63,7 +65,7 @@ def test_every_name_can_be_imported_and_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(("name", "parameters"), SIGNATURES.items())
 def test_signatures(name: str, parameters: str) -> None:
     assert " ".join(inspect.signature(getattr(treadle, name)).parameters) == parameters
-    assert len(parameters.split()) <= 13
+    assert len(parameters.split()) <= 14
 
 
 @pytest.mark.parametrize(("name", "methods"), METHODS.items())

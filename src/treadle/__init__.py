@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
     from treadle.policies.early_stop import EarlyStop
+    from treadle.policies.freeze import Freeze
     from treadle.policies.noise_scale import NoiseScale
     from treadle.policies.plateau import Plateau
     from treadle.policies.stop_when import StopWhen
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from treadle.run import Run
     from treadle.step.objective import Outcome, supervised
     from treadle.step.step import Step
+    from treadle.system.groups import groups
     from treadle.system.seed import seed
     from treadle.trainer import Trainer
     from treadle.training import train
@@ -47,6 +49,7 @@ _HOMES = {
     "DataConfig": "treadle.config.schema",
     "EarlyStop": "treadle.policies.early_stop",
     "EvaluateConfig": "treadle.config.schema",
+    "Freeze": "treadle.policies.freeze",
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
     "NoiseScale": "treadle.policies.noise_scale",
@@ -63,6 +66,7 @@ _HOMES = {
     "Watch": "treadle.policies.watch",
     "Writer": "treadle.log.writer",
     "find_lr": "treadle.finder",
+    "groups": "treadle.system.groups",
     "load_config": "treadle.config.loading",
     "load_weights": "treadle.checkpoint.restore",
     "main": "treadle.cli.script",
@@ -80,6 +84,7 @@ __all__ = [
     "DataConfig",
     "EarlyStop",
     "EvaluateConfig",
+    "Freeze",
     "LogConfig",
     "MachineConfig",
     "NoiseScale",
@@ -98,6 +103,7 @@ __all__ = [
     "data",
     "errors",
     "find_lr",
+    "groups",
     "load_config",
     "load_weights",
     "main",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch.utils.data import DataLoader
 
 from treadle.config.schema import Config
 from treadle.core.errors import ObjectiveError
+from treadle.data.brief import Brief
 from treadle.data.loader import Loader
 from treadle.data.order import NAMED
 from treadle.data.sources import resolve
 from treadle.metrics.group import Group
 from treadle.metrics.means import Means
 from treadle.step.objective import Objective, Outcome, Supervised, as_outcome
+from treadle.system.averaged import weights_to_use
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng
 from treadle.system.transfer import to_host
@@ -68,22 +70,6 @@ def evaluate(
     return dict(zip(results, map(_plain, results.values()), strict=True))
 
 
-def training_loader(data: Any, config: Config, device: torch.device) -> Loader:
-    """A dataset in the order, and the batches, in which a run of this config trains on it."""
-    machine = config.machine
-    return Loader(
-        data,
-        batch_size=config.batch_size,
-        micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
-        sampler=config.data.sampler,
-        seed=config.seed,
-        drop_last=config.drop_last,
-        workers=machine.workers,
-        device=device,
-        resident=machine.resident,
-    )
-
-
 def evaluation_loader(data: Any, config: Config, device: torch.device, limit: int | None = None) -> Loader:
     """A dataset in its own order, all of it: also that of a DataLoader that shuffles, or drops the last batch. `limit`: samples at once."""
     machine = config.machine
@@ -91,7 +77,9 @@ def evaluation_loader(data: Any, config: Config, device: torch.device, limit: in
     if isinstance(data, DataLoader):
         data = resolve(data, "sequential")
         data = replace(data, drop_last=False, order=NAMED["sequential"] if data.order is NAMED["shuffle"] else data.order)
-    return Loader(data, batch_size=size, sampler="sequential", seed=config.seed, workers=machine.workers, device=device, resident=machine.resident)
+    brief = Brief.asked(config.debug, training=False)
+    settings: dict[str, Any] = {"seed": config.seed, "workers": machine.workers, "device": device, "resident": machine.resident}
+    return Loader(data, batch_size=size, sampler="sequential", brief=brief, **settings)
 
 
 def _add_outcome(means: Means, outcome: Outcome, samples: int) -> None:
@@ -121,14 +109,17 @@ def feed(metrics: Group, outcome: Outcome) -> None:
 
 @contextmanager
 def as_found(model: Models, objective: Objective | None, training: bool) -> Iterator[None]:
-    """Set a mode, and put back after it: each module's own mode, every buffer and parameter, every random generator."""
+    """Set a mode, and put back after it: each module's own mode, every buffer and parameter, every random generator.
+
+    Without training, the weights are those to use, see `treadle.system.averaged`.
+    """
     roots = list(model.values()) if isinstance(model, Mapping) else [model]
     if isinstance(objective, Supervised) and isinstance(objective.loss, nn.Module):
         roots.append(objective.loss)
     modes = [(module, module.training) for root in roots for module in root.modules()]
     # In evaluation mode no tensor moves by itself, so copies are only needed for the other.
     kept = [_bound(module) for module, _ in modes] if training else []
-    with preserved_rng():
+    with preserved_rng(), nullcontext() if training else weights_to_use(roots):
         for module, was in modes:
             module.training = was and training
         try:

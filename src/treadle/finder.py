@@ -14,11 +14,12 @@ from typing import Any
 from torch.optim import Optimizer
 
 from treadle.core.errors import ConfigError, UsageError, did_you_mean
+from treadle.core.modes import set_train_mode
 from treadle.core.when import Duration, Progress
 from treadle.data.items import generators_kept
-from treadle.data.loader import Loader
+from treadle.data.loader import Loader, training_loader
 from treadle.data.stream import has_state
-from treadle.evaluation import as_found, training_loader
+from treadle.evaluation import as_found
 from treadle.form.trial import as_it_was
 from treadle.metrics.means import Means
 from treadle.policies.plateau import set_lr
@@ -27,7 +28,7 @@ from treadle.step.step import Step
 from treadle.system.device import deterministic_kernels
 from treadle.system.precision import Precision
 from treadle.system.seed import seed
-from treadle.system.wrap import prepare, set_train_mode
+from treadle.system.wrap import prepare
 from treadle.trainer import Trainer
 
 _DIVERGED = 4.0

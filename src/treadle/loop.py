@@ -7,7 +7,7 @@ step has happened: `_finish_step` is the one safe point.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -19,7 +19,6 @@ from treadle.config.schema import run_config
 from treadle.core.errors import CheckpointError, ConfigError, RunFinished
 from treadle.core.events import Events
 from treadle.core.mix import mix
-from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
@@ -30,7 +29,9 @@ from treadle.log.pace import Pace
 from treadle.metrics.means import Means
 from treadle.preflight import check_lengths, epoch_of_steps, heading, never_logged
 from treadle.rows import window_row
+from treadle.step.binding import bound
 from treadle.step.step import Step
+from treadle.system.averaged import end_training
 from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
 from treadle.system.seed import get_rng_state, preserved_rng, seed, set_rng_state
@@ -55,7 +56,7 @@ class Loop:
         precision: the number format of the forward pass.
     """
 
-    def __init__(self, run: Any, given: Any, schedules: Mapping[str, Schedule], folder: RunFolder, log: Log, precision: Precision) -> None:
+    def __init__(self, run: Any, given: Any, schedules: dict[str, Any], folder: RunFolder, log: Log, precision: Precision) -> None:
         self._run, self._given, self._config = run, given, run_config(given)
         self._schedules, self._folder, self._log = schedules, folder, log
         config = self._config
@@ -65,7 +66,7 @@ class Loop:
         self._listeners, self._judges = run.events.handlers("step_finished"), run.events.judges
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
-        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0)
+        self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0, run=run)
         halves = config.machine.micro_batch == "auto"
         self.halving = Halving(self.step, self._means, self._failures, self.tracked, log.say) if halves else None
         self.checkpoints = Checkpoints(folder.path, config.checkpoint, log.say)
@@ -174,8 +175,11 @@ class Loop:
         """
         lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else 3 * [epoch_of_steps(epoch)]
         self.before = self.progress = self.after = Progress(duration, *lengths)
-        check_lengths(self.progress, self._config, self.events.cadences(), self._schedules, loader, epoch)
+        check_lengths(self.progress, self._config, self.events.cadences(), loader, epoch)
         self.events.attach(self._run)
+        optimizers = {name.removeprefix("optimizer-"): item for name, item in self.tracked.optimizers().items()}  # a Trainer's "optimizer-G"
+        self.step.names = {item: name for name, item in optimizers.items()}
+        self._schedules = bound(self._schedules, optimizers, self.progress, self._run._taken)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)
@@ -186,6 +190,7 @@ class Loop:
         if self._folder.done and states is None:
             raise RunFinished(f"the run in {self._config.run_dir!r} is over, and its checkpoints are gone; give another run_dir for a new run")
         if self.over:
+            end_training(self.tracked.objects())
             self._log.say(
                 f"{self._config.run_dir} is {self.status} already, at step {self.progress.steps:,}: nothing to train; another run_dir trains anew"
             )
@@ -204,12 +209,13 @@ class Loop:
         for note in [*self._folder.notes, loader.way_back(self.progress.into_epoch, self._mark) if loader else ""]:
             if note:
                 self._log.say(note)
-        self._log.say(heading(self.tracked.models().values(), self.progress, self._device, self._config.run_dir))
+        self._log.say(heading(self.tracked, self.progress, self._device, self._config.run_dir))
         self.tick()
         if states is not None:
             self.record()
         with preserved_rng():  # it fires again when the run goes on
             self._fire("run_started")
+        self.events.begun = True
 
     def stop(self, status: str, reason: str) -> None:
         """End at the next safe point; the first reason counts."""
@@ -255,6 +261,7 @@ class Loop:
                 ending.callback(self._steps.close)
             ending.callback(self.checkpoints.close)
             ending.callback(self._listening.close)
+            ending.callback(self.events.detach, self._run)
 
     def _end(self) -> None:
         """The run is over, as planned or as asked."""
@@ -265,6 +272,7 @@ class Loop:
             self.status = "finished"
         if self.status == "finished" and (doubt := never_logged("checkpoint.best", self._config.checkpoint.best, self._log.names())):
             self._log.say(doubt)
+        end_training(self.tracked.objects())  # whoever takes the model from here on takes the weights to use
         self._fire("run_finished")
         self.record()  # the last word: where a handler raised, or the process died, it is called again
         self.tick()
@@ -272,6 +280,7 @@ class Loop:
     # --- logging ---
 
     def _log_window(self) -> None:
+        self._failures.check_parameters()
         self._run.log(window_row(self._means, self._log, self._pace, self.step, self.progress, self.checkpoints.spent(), self._device))
 
     def watch(self, done: int, of: int | None) -> None:
@@ -307,6 +316,7 @@ class Loop:
         if self.checkpoints.has(self.progress.steps):
             return
         began = time.perf_counter()
+        self._failures.check_parameters()
         self.checkpoints.settle()  # one at a time
         self._means.fetch()  # a loss that is not finite is seen here at the latest, so it never reaches a checkpoint
         # Those who want to know shall find it on the disk, and always at the same step. Of the first one, before the run has started, none is told.
@@ -346,6 +356,7 @@ class Loop:
             "ended": [self.status, self.reason] if self.status == "stopped" else None,
             "values": dict(self.step.values),
             "journal": journal,
+            "gone": self.events.gone(),
             "skipped": self._failures.skipped,
             "settings": self.tracked.settings(),
             "stream": mark,
@@ -363,6 +374,7 @@ class Loop:
             setattr(self.progress, name, value)
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
             self.status, self.reason = own["ended"]
+        self.events.restore(own.get("gone", ()))
         self.step.values, self._mark, self._failures.skipped = own["values"], own.get("stream"), own.get("skipped", 0)
         if self.halving is not None:
             self.halving.limit = own.get("micro_batch")

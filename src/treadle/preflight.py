@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
+from treadle.checkpoint.tracked import Tracked
 from treadle.config.schema import Config
 from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
-from treadle.core.schedules import Schedule
+from treadle.core.mix import mix
 from treadle.core.structure import leaves
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
-from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords
+from treadle.step.binding import NEAR
+from treadle.step.fields import fields_of
+from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
+from treadle.system.groups import overview
 from treadle.system.precision import Precision
+from treadle.system.seed import seed
+
+LAZY = 22
+"""What the seed of weights is for that are made when the first batch is seen."""
 
 
 def check_lengths(
-    progress: Progress,
-    config: Config,
-    cadences: Iterable[tuple[str, Duration]],
-    schedules: Mapping[str, Schedule],
-    loader: Loader | None,
-    epoch: Duration | None,
+    progress: Progress, config: Config, cadences: Iterable[tuple[str, Duration]], loader: Loader | None, epoch: Duration | None
 ) -> None:
-    """Raise where a length, a cadence or a schedule cannot be told for this data, or for a loop without any.
+    """Raise where a length or a cadence cannot be told for this data, or for a loop without any.
 
     Raises:
         ConfigError: it is named, with what can be said instead.
@@ -49,11 +53,6 @@ def check_lengths(
             raise ConfigError(f"{name}: '{length}' never comes in a loop without data; give it in steps{hint}")
         if length.needs_epoch_size() and progress.epoch_size is None:
             raise ConfigError(f"{name}: '{length}' cannot be told, because this data has no length; give it in steps")
-    for name, schedule in schedules.items():
-        try:
-            schedule(progress)
-        except ConfigError as error:
-            raise ConfigError(f"the schedule {name!r}: {error}") from None
 
 
 def epoch_of_steps(epoch: Duration | None) -> int | None:
@@ -69,18 +68,32 @@ def epoch_of_steps(epoch: Duration | None) -> int | None:
     return int(epoch.value)
 
 
-def checked_schedules(schedules: Mapping[str, Any]) -> dict[str, Schedule]:
-    """Schedules, each of which can be called.
+def materialise(model: Any, objective: Objective, loader: Loader, number: int) -> None:
+    """Give modules that wait for a first batch, such as `torch.nn.LazyLinear`, their weights: an optimizer needs them.
 
-    Raises:
-        ConfigError: one cannot.
+    Drawn under a seed of their own, so that they are the same when a run goes on, and are nobody else's numbers.
+
+    Args:
+        model: one that is not lazy stays as it is.
+        objective: of the run.
+        loader: the training data.
+        number: the run's seed.
     """
-    for name, schedule in schedules.items():
-        if isinstance(schedule, type) or not callable(schedule):
-            raise ConfigError(
-                f"the schedule {name!r} must be a callable of the run's progress, such as treadle.schedules.constant(0.1); got {schedule!r}"
+    if not isinstance(model, nn.Module) or not any(is_lazy(p) for p in model.parameters()):
+        return
+    part = loader.peek()
+    with as_found(model, objective, training=False), torch.no_grad():
+        seed(mix(number, LAZY))
+        try:
+            if isinstance(objective, Supervised):
+                model(objective.input_of(part))
+            else:
+                objective(model, part)
+        except Exception as error:
+            error.add_note(
+                "raised while a first batch gave the lazy modules their shapes; or call the model on an example in the function that builds it"
             )
-    return dict(schedules)
+            raise
 
 
 def check_batch(
@@ -153,21 +166,31 @@ def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) ->
         check_classes(objective.loss, outcome.output, target)
 
 
-def check_schedules(names: Iterable[str], optimizer: Optimizer, objective: Objective) -> None:
-    """Raise where a schedule belongs to nothing.
+def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective, step: Callable[..., Any] | None = None) -> None:
+    """Raise where a schedule belongs to nothing, or a keyword has none.
+
+    Args:
+        names: of the schedules.
+        optimizers: all of them.
+        objective: whose keywords they may be.
+        step: the user's own body of the loop, whose keywords they may be. It may also read them from ``step.values``, so then only
+            a near miss is taken for a misspelling.
 
     Raises:
-        ConfigError: a name is no field of an optimizer's groups and no keyword of the objective; the nearest is given.
+        ConfigError: a name is no field of an optimizer's groups and no keyword; the nearest is given.
     """
-    taken = keywords(objective)
-    if taken is None:
+    names = list(names)
+    takers = {"the objective": keywords(objective), "the step": set() if step is None else keywords(step, after=3)}
+    if step is not None and (bare := sorted(required(step, after=3) - set(names))):
+        raise ConfigError(f"the step takes the keyword {bare[0]!r}, and no schedule has this name{did_you_mean(bare[0], names)}")
+    if None in takers.values():
         return
-    fields = {field for group in optimizer.param_groups for field in group} - {"params"}
+    fields = fields_of(*optimizers)
+    known = fields.union(*(taken for taken in takers.values() if taken))
+    whose = "the objective" if step is None else "the step or the objective"
     for name in names:
-        if name not in fields | taken:
-            raise ConfigError(
-                f"the schedule {name!r} is neither a field of the optimizer nor a keyword of the objective{did_you_mean(name, fields | taken)}"
-            )
+        if name not in known and (step is None or difflib.get_close_matches(name, known, n=1, cutoff=NEAR)):
+            raise ConfigError(f"the schedule {name!r} is neither a field of the optimizer nor a keyword of {whose}{did_you_mean(name, known)}")
 
 
 def check_names(wanted: Iterable[tuple[str, str | None]], known: set[str], others: bool) -> list[str]:
@@ -200,9 +223,12 @@ def never_logged(who: str, name: str | None, names: set[str]) -> str:
     return "" if name is None or name in names else f"warning: {who}: no value named {name!r} was logged{did_you_mean(name, names)}"
 
 
-def heading(models: Iterable[nn.Module], progress: Progress, device: torch.device, run_dir: str) -> str:
-    """What is about to happen, in a line."""
+def heading(tracked: Tracked, progress: Progress, device: torch.device, run_dir: str) -> str:
+    """What is about to happen, in a line; where there are parameter groups, they are a table below it."""
+    models = tracked.models().values()
     trained = [model for model in models if any(True for _ in model.parameters())]
     parts = [f"{type(model).__name__}, {sum(p.numel() for p in model.parameters()):,} parameters" for model in trained]
     parts += [f"{progress.duration} on {device}", run_dir]
-    return "; ".join(parts) + (f"; going on after step {progress.steps:,}" if progress.steps else "")
+    line = "; ".join(parts) + (f"; going on after step {progress.steps:,}" if progress.steps else "")
+    table = overview(tracked.optimizers(), models)
+    return f"{line}\n{table}" if table else line

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from treadle.core.schedules.named import flat
 from treadle.core.when import Progress
 from treadle.log.log import Log
 from treadle.log.pace import Pace
@@ -40,7 +41,7 @@ def window_row(means: Means, log: Log, pace: Pace, step: Step, progress: Progres
     """
     fetch(means, log)
     row: dict[str, Any] = {f"train/{name}": value for name, value in means.window().items()}
-    row |= {f"schedule/{name}": value for name, value in step.values.items()}
+    row |= {f"schedule/{name}": value for name, value in flat(step.values)}
     row |= pace.window(progress, saving)
     if device.type == "cuda":
         row["memory/peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30

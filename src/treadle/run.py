@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 from torch import nn
@@ -15,26 +15,29 @@ from treadle.config.asked import accepts_changes
 from treadle.config.schema import Config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import UsageError
-from treadle.core.events import Events, Handler
+from treadle.core.events import Conditions, Events, Handler
+from treadle.core.modes import set_train_mode
 from treadle.core.result import Result
-from treadle.core.schedules import Schedule
+from treadle.core.schedules.named import Scheduled, checked
 from treadle.core.when import Duration, Progress
 from treadle.data.check import check
-from treadle.data.loader import Loader
-from treadle.evaluation import Models, evaluate, evaluation_loader, training_loader
+from treadle.data.loader import Loader, training_loader
+from treadle.debug import Debug, as_debugged
+from treadle.evaluation import Models, evaluate, evaluation_loader
 from treadle.home import Home
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
-from treadle.preflight import checked_schedules
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
+from treadle.system.averaged import begin_training
 from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
+from treadle.system.shares import check_apart
 from treadle.system.stage import current_stage
-from treadle.system.wrap import prepare, set_train_mode, unwrapped
+from treadle.system.wrap import prepare, unwrapped
 
 T = TypeVar("T")
 
@@ -45,9 +48,10 @@ class Run:
     Args:
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
         schedules: values that change, by name: see `treadle.schedules`. A name that is a field of an optimizer's
-            groups is set by `Step.update`; every value is in ``step.values``.
+            groups is set by `Step.update`, for some of them where it is given by their names; every value is in ``step.values``.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
+        events: names of events of your own, which `fire` tells the handlers of.
         accept_changes: go on in a folder whose run was started with another config, or is over.
         origin: what made the run, ``file:function``; kept in `run.json` for the command line.
 
@@ -72,22 +76,27 @@ class Run:
         self,
         config: Any,
         *,
-        schedules: Mapping[str, Schedule] | None = None,
+        schedules: Mapping[str, Scheduled] | None = None,
         handlers: Sequence[object] = (),
         writers: Sequence[Writer] = (),
+        events: Sequence[str] = (),
         accept_changes: bool = False,
         origin: str = "",
     ) -> None:
         self._stage = current_stage()
         self._accept_changes = accept_changes or accepts_changes(config)
-        asked = config if self._stage is None else self._stage.directed(config)
+        asked = as_debugged(config)
+        asked = asked if self._stage is None else self._stage.directed(asked)
         self._home = Home(asked, writers, origin, self._accept_changes)
-        self.events = Events()
+        self.events = Events(events)
+        if self.config.debug is not None:
+            self.events.add(Debug(self.config.debug))
         for handler in handlers:
             self.events.add(handler)
-        self.schedules = checked_schedules(schedules or {})
+        self.schedules = checked(schedules or {})
         self._stack = ExitStack()
         self._prepared: list[Any] = []
+        self._taken: set[str] = set()  # schedules that a Trainer knows to be taken by somebody
         self._evaluation: dict[int, tuple[Any, Loader]] = {}
 
     # --- the context ---
@@ -135,29 +144,34 @@ class Run:
 
     # --- what the loop needs ---
 
-    def prepare(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    def prepare(self, model: Any, optimizer: Any, *, shared: bool = False) -> tuple[Any, Any]:
         """Put models on the device, and build their optimizers.
 
         Args:
             model: a module, or several by name.
             optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer;
-                for several models, one for each under the same names.
+                for several models, one for each under the same names; for one model also several by name, each as
+                ``(callable, rule)``, see `Trainer`.
+            shared: whether parameters may belong to another optimizer of this run, too.
 
         Returns:
             model and optimizer, in the shape in which they were given.
 
         Raises:
             ObjectiveError: there is nothing to train, or the optimizer has none of the model's parameters.
-            ConfigError: `optimizer` gives no optimizer, or the names do not fit.
+            ConfigError: `optimizer` gives no optimizer, the names do not fit, or two optimizers move the same parameters.
         """
-        model, optimizer = self._placed(model, optimizer)
+        model, optimizer = self._placed(model, optimizer, shared)
         return compiled_for_own_loop(model, self.config.machine, self.device, self.say), optimizer
 
-    def _placed(self, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    def _placed(self, model: Any, optimizer: Any, shared: bool = False) -> tuple[Any, Any]:
         """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
         model, optimizer = prepare(model, optimizer, self.device, self.say, self._stack if self.config.machine.channels_last else None)
-        self._prepared += [*map(unwrapped, _values(model)), *_values(optimizer)]
-        self.step.adopt(_values(optimizer))
+        models, optimizers = [*map(unwrapped, _values(model))], _values(optimizer)
+        if not shared:
+            check_apart(self._prepared, optimizers, models)
+        self._prepared += [*models, *optimizers]
+        self.step.adopt(optimizers)
         return model, optimizer
 
     def loader(self, data: Any) -> Loader:
@@ -235,9 +249,10 @@ class Run:
         for item in self._prepared:
             if isinstance(item, nn.Module):
                 set_train_mode(item)
-        self._loop.begin(
-            loader, Duration.parse(total or self.config.duration), self._accept_changes, None if epoch is None else Duration.parse(epoch)
-        )
+        begin_training(self._prepared)
+        length = self.config.duration if total is None or self.config.debug else total
+        epoch_length = None if epoch is None else Duration.parse(epoch)
+        self._loop.begin(loader, Duration.parse(length), self._accept_changes, epoch_length)
         if (record := self._home.record) is not None:
             record.begin(self.progress.steps, self._home.folder.fresh, self._loop.accepted)
             self._home.folder.files |= record.sums()
@@ -248,9 +263,27 @@ class Run:
             loader = replayed(self, self._stage, loader)
         return self._loop.steps(loader)
 
-    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
-        """Decorate a function ``f(run)`` to be called at an event, see `Trainer.on`."""
-        return self.events.on(event, every=every, once=once)
+    def on(self, event: str, **conditions: Unpack[Conditions]) -> Callable[[Handler], Handler]:
+        """Decorate a function ``f(run)`` to be called at an event, with the conditions of `Trainer.on`."""
+        return self.events.on(event, **conditions)
+
+    def off(self, handler: object) -> None:
+        """Call a handler no more, see `Trainer.off`."""
+        self.events.off(handler)
+
+    def fire(self, event: str) -> None:
+        """Call the handlers of an event of your own, now: in the body of a step, or in a handler.
+
+        Args:
+            event: a name that was declared with ``events=(...)``.
+
+        Raises:
+            UsageError: it was not, it is one of the run's own, or the loop has not begun.
+        """
+        self.events.check_own(event)
+        if not self._loop.begun:
+            raise UsageError(f"cannot fire {event!r}: the loop has not begun")
+        self.events.fire(event, self, self._loop.before, self._loop.after)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The number format of the forward pass, for loops that do not iterate over the step."""
@@ -362,13 +395,7 @@ class Run:
         Returns:
             what the body returned.
         """
-        while True:
-            try:
-                return body(*args)
-            except Exception as error:
-                if self._loop.halving is None or not self._loop.halving.can(error):
-                    raise
-            self._loop.halving.again()  # when the exception is gone, and with it what its frames held
+        return body(*args) if self._loop.halving is None else self._loop.halving.attempt(body, *args)
 
     @property
     def result(self) -> Result:

@@ -12,21 +12,22 @@ from torch import nn
 
 from treadle.config.schema import run_config
 from treadle.core.errors import ConfigError, ObjectiveError, UsageError
-from treadle.core.events import Events, Handler
+from treadle.core.events import Events, Handler, Predicate
 from treadle.core.result import Result
-from treadle.core.schedules import Schedule
-from treadle.core.structure import map_leaves
+from treadle.core.schedules.named import Scheduled, checked
+from treadle.core.structure import joined, map_leaves
 from treadle.core.when import Duration
 from treadle.data.batch import copied
-from treadle.data.loader import Loader
+from treadle.data.loader import Loader, training_loader
 from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.explain.walk import Plan
 from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
-from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules
+from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules, materialise
 from treadle.run import Run
-from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome
+from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome, with_values
 from treadle.step.step import Step
 from treadle.step.whole import Body
 from treadle.system.code import maker
@@ -43,14 +44,17 @@ class Trainer:
         objective: a loss module, ``objective(model, batch) -> Tensor | Outcome``, or None for a model that returns
             an object with ``.loss`` or where `step` does the work.
         data: the training data, see `treadle.data.sources`.
-        optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer.
+        optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer; or several by
+            name: one for each of several models, or for one model ``{"muon": (muon, rule), "adamw": adamw}``, where a rule is a
+            pattern of parameter names or a function of name and parameter, and one without a rule gets the rest.
         valid: the validation data.
         test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
         schedules: values that change, by name, see `treadle.schedules`: fields of the optimizer, or keywords of the
-            objective.
+            objective or of `step`; apart for some optimizers or parameter groups where one is a dict by their names.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
+        events: names of events of your own, which ``step.run.fire(name)`` or a handler's ``run.fire(name)`` tells the handlers of.
         step: ``step(step, model, optimizer)`` in place of the standard body of the loop.
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
 
@@ -78,9 +82,10 @@ class Trainer:
         valid: Any = None,
         test: Any = None,
         metrics: Mapping[str, Metric] | None = None,
-        schedules: Mapping[str, Schedule] | None = None,
+        schedules: Mapping[str, Scheduled] | None = None,
         handlers: Sequence[object] = (),
         writers: Sequence[Writer] = (),
+        events: Sequence[str] = (),
         step: Callable[[Step, Any, Any], object] | None = None,
     ) -> None:
         self.origin = maker(sys._getframe(1), "Trainer")
@@ -97,29 +102,54 @@ class Trainer:
             self.objective.to(self.device)
         self.data, self.valid, self.test = data, valid, test
         self.metrics = Group(metrics or {}, self.device)
-        self._step = step or self._standard_step
-        self._own_step = step is not None
-        self._schedules, self._writers = dict(schedules or {}), list(writers)
-        self._events = Events()
+        self._schedules, self._writers = checked(schedules or {}), list(writers)
+        self._own_step = step
+        self._step = self._standard_step if step is None else with_values(step, self._schedules)
+        self._events = Events(events)
         for handler in handlers:
             self._events.add(handler)
         self._train_metrics: Group | None = None
         self._fed = (0, 0)  # up to which step, and which sample of it, they were fed
         self._values: dict[str, float] = {}  # the last step's schedule values that the objective takes
 
-    def on(self, event: str, *, every: str | Duration | None = None, once: bool = False) -> Callable[[Handler], Handler]:
-        """Decorate a function ``f(run)`` to be called at an event.
+    def on(
+        self,
+        event: str,
+        *,
+        every: str | Duration | None = None,
+        once: bool = False,
+        first: str | Duration | None = None,
+        when: Predicate | None = None,
+    ) -> Callable[[Handler], Handler]:
+        """Decorate a function ``f(run)`` to be called at an event. Where several conditions are given, all of them must agree.
 
         Args:
             event: run_started, epoch_started, step_finished, evaluated, checkpoint_saved, epoch_finished, run_finished or
-                run_failed.
-            every: call it only where this cadence is due, such as ``"100 steps"``.
-            once: call it the first time only, in each process.
+                run_failed; or one that was declared with ``events=(...)``.
+            every: call it only where this cadence is due, such as ``"100 steps"``; at epoch_started ``"3 epochs"`` are the epochs 1, 4, 7.
+            once: call it the first time only, in the whole run: also when it goes on in another process.
+            first: call it only during the first so much of the run, such as ``"100 steps"``.
+            when: call it only where ``when(run)`` is true: it is asked last, at the moment itself.
 
         Returns:
-            a decorator. The function gets the `Run`: its ``step``, ``progress``, ``log``, ``latest``, ``evaluate``, ``stop``.
+            a decorator, which gives the function back. The function gets the `Run`: its ``step``, ``progress``, ``log``, ``latest``,
+            ``evaluate``, ``fire``, ``stop``.
+
+        Raises:
+            UsageError: there is no such event, and the nearest name is given; or it has no such cadence.
+            ConfigError: a length cannot be read.
         """
-        return self._events.on(event, every=every, once=once)
+        return self._events.on(event, every=every, once=once, first=first, when=when)
+
+    def off(self, handler: object) -> None:
+        """Call a handler no more: a function, or an object with all its methods; also in the middle of a run, and by the handler itself.
+
+        In a run it stays off when the run goes on in another process. The state of an object stays part of the checkpoints.
+
+        Raises:
+            UsageError: it was never registered.
+        """
+        self._events.off(handler)
 
     def fit(self, *, accept_changes: bool = False) -> Result:
         """Train. The same call in the same run folder goes on where the run was.
@@ -143,8 +173,8 @@ class Trainer:
                 if not checked:
                     self._check(run, step)
                     body, model = self._form(run, step)
-                    if self.config.machine.micro_batch == "auto":
-                        body = partial(run.attempt, body)
+                    if run._loop.halving is not None:
+                        body = partial(run._loop.halving.attempt, body)
                     checked = True
                 body(step, model, optimizer)
                 if step.number == 1 and not step.updates and not step.refused:
@@ -183,8 +213,7 @@ class Trainer:
                 An own objective is asked for its `Outcome.output`.
 
         Returns:
-            outputs in the model's own structure, tensors joined along their first dimension, on the CPU; lists and named
-            tuples become tuples.
+            outputs in the model's own structure, tensors joined along their first dimension, on the CPU.
 
         Raises:
             UsageError: there are several models.
@@ -203,7 +232,14 @@ class Trainer:
                     found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
                 done += sum(batch.counts)
                 watch(done, reader.epoch_samples)
-        return _joined(found)
+        return joined(found, _put_together)
+
+    def _plan(self) -> Plan:
+        """What a fit would be made of, for `treadle explain`: nothing is trained, and no run folder made."""
+        run = Run(self._given, schedules=self._schedules)  # it is not entered
+        self._register(run.events)
+        loader = training_loader(self.data, run.config, torch.device("cpu"))  # nothing moves
+        return Plan(run.config, run.events, loader, Duration.parse(run.config.duration), self._schedules, self._step)
 
     # --- the standard body ---
 
@@ -216,19 +252,18 @@ class Trainer:
             if self._train_metrics and not step.refused and (place := (step.number, step.reached)) > self._fed:
                 feed(self._train_metrics, outcome)
                 self._fed = place  # a step that is made again has counted these
-        step.update(optimizer, clip=self.config.clip)
+        step.update(*self._optimizers, clip=self.config.clip)
 
     def _keywords(self, step: Step) -> dict[str, float]:
         return {name: step.values[name] for name in self._taken if name in step.values}
 
     def _form(self, run: Run, step: Step) -> tuple[Body, Any]:
         """The body of the loop in the form that the machine section asks for, and the model that goes into it and into evaluations."""
-        metrics, scheduled = self._train_metrics, set(self._schedules)
+        metrics, scheduled = self._train_metrics, set(run.step.values)
         feeds = None if metrics is None else partial(feed, metrics)
         self._train_metrics = None  # a trial is none of their business
-        forms = Forms(
-            run, self.model, self.optimizer, self.objective, self._step, feeds, has_own_step=self._own_step, taken=self._taken, scheduled=scheduled
-        )
+        own = self._own_step is not None
+        forms = Forms(run, self.model, self.optimizer, self.objective, self._step, feeds, has_own_step=own, taken=self._taken, scheduled=scheduled)
         try:
             found = forms.as_asked(step)
         finally:
@@ -248,30 +283,41 @@ class Trainer:
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
         run.check_data(train=self._loader, valid=self.valid, test=self.test)
+        if not self._own_step:
+            materialise(self.model, self.objective, self._loader, self.config.seed)
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
         self._model, self.optimizer = run._placed(self.model, given)
         self._fitted = (given, self.optimizer)
+        self._optimizers = tuple(_named("optimizer", self.optimizer).values())
         run.track(**_named("model", self.model), **_named("optimizer", self.optimizer))
         loss = getattr(self.objective, "loss", None)
         if isinstance(loss, nn.Module) and loss.state_dict():  # class weights, running statistics
             run.track(objective=loss)
-        if not self._own_step:
-            if isinstance(self.model, Mapping):
-                raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
-            check_schedules(self._schedules, self.optimizer, self.objective)
+        if self._own_step is None and isinstance(self.model, Mapping):
+            raise ConfigError("several models need an own body of the loop: give step=my_step, a function of (step, model, optimizer)")
+        check_schedules(self._schedules, self._optimizers, self.objective, self._own_step)
+        run._taken = set(self._schedules)
         self._taken: list[str] = list(accepted(self.objective, self._schedules))
         self._handle(run)
 
     def _handle(self, run: Run) -> None:
-        """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
-        if self.metrics and not self._own_step and self.config.log.train_metrics:
+        if self._measures_training:
             self._train_metrics, self._fed = self.metrics.fresh_copy(self.device), (0, 0)
             run.track(train_metrics=self._train_metrics)
-            run.events.on("step_finished", every="1 epoch")(self._log_train_metrics)
-        run.events.include(self._events)
+        self._register(run.events)
+
+    def _register(self, events: Events) -> None:
+        """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
+        if self._measures_training:
+            events.on("step_finished", every="1 epoch")(self._log_train_metrics)
+        events.include(self._events)
         if self.valid is not None:
             every = self.config.evaluate.every or self.config.duration
-            run.events.on("step_finished", every=every, at_end=True)(self._evaluate_valid)
+            events.on("step_finished", every=every, at_end=True, evaluates=True)(self._evaluate_valid)
+
+    @property
+    def _measures_training(self) -> bool:
+        return bool(self.metrics) and self._own_step is None and self.config.log.train_metrics
 
     def _log_train_metrics(self, run: Run) -> None:
         assert self._train_metrics is not None
@@ -284,7 +330,7 @@ class Trainer:
     def _check(self, run: Run, step: Step) -> None:
         """The first batch of each kind goes through everything once, before anything is updated."""
         names = {"train/loss", "train/epoch_loss"}.union(*(getattr(handler, "logs", ()) for handler in self._events.objects))
-        if not self._own_step:
+        if self._own_step is None:
             outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:
@@ -292,7 +338,7 @@ class Trainer:
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
         asked = [("checkpoint.best", self.config.checkpoint.best), *monitored]
-        for doubt in check_names(asked, names, others=self._own_step or self._events.any_but("treadle.policies")):
+        for doubt in check_names(asked, names, others=self._own_step is not None or self._events.any_but("treadle.policies")):
             run.say(doubt)
 
     def _checked(self, run: Run, loader: Loader, batch: Any, training: bool) -> Outcome:
@@ -332,13 +378,5 @@ def _named(name: str, item: Any) -> dict[str, Any]:
     return {f"{name}-{key}": one for key, one in item.items()} if isinstance(item, Mapping) else {name: item}
 
 
-def _joined(outputs: list[Any]) -> Any:
-    """Outputs of several batches as one, in the structure of the first."""
-    first = outputs[0]
-    if isinstance(first, torch.Tensor):
-        return torch.cat(outputs)
-    if isinstance(first, Mapping):
-        return {key: _joined([output[key] for output in outputs]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return tuple(_joined([output[place] for output in outputs]) for place in range(len(first)))
-    return outputs
+def _put_together(leaves: list[Any]) -> Any:
+    return torch.cat(leaves) if isinstance(leaves[0], torch.Tensor) else leaves

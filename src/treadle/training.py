@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treadle.core.result import Result
-from treadle.core.schedules import Schedule
+from treadle.core.schedules import Scheduled
 from treadle.log.writer import Writer
 from treadle.metrics.group import Metric
 from treadle.step.step import Step
@@ -23,9 +23,10 @@ def train(
     valid: Any = None,
     test: Any = None,
     metrics: Mapping[str, Metric] | None = None,
-    schedules: Mapping[str, Schedule] | None = None,
+    schedules: Mapping[str, Scheduled] | None = None,
     handlers: Sequence[object] = (),
     writers: Sequence[Writer] = (),
+    events: Sequence[str] = (),
     step: Callable[[Step, Any, Any], object] | None = None,
     accept_changes: bool = False,
 ) -> Result:
@@ -44,6 +45,7 @@ def train(
         schedules: values that change, by name, see `treadle.schedules`.
         handlers: objects with methods named ``on_<event>``.
         writers: further views of the journal.
+        events: names of events of your own, which ``step.run.fire(name)`` or a handler's ``run.fire(name)`` tells the handlers of.
         step: ``step(step, model, optimizer)`` in place of the standard body of the loop.
         accept_changes: go on in a folder whose run was started with another config, or is over.
 
@@ -77,6 +79,7 @@ def train(
         schedules=schedules,
         handlers=handlers,
         writers=writers,
+        events=events,
         step=step,
     )
     return trainer.fit(accept_changes=accept_changes)

@@ -203,7 +203,7 @@ def test_groups_of_an_optimizer_that_came_ready_are_compared_too_and_fitting_twi
         torch.manual_seed(0)
         model = nn.Linear(3, 1)
         optimizer = SGD([{"params": [model.weight], "lr": lr}, {"params": [model.bias]}], lr=0.5)
-        one = trainer(optimizer, schedules={"lr": treadle.schedules.cosine(0.25)})
+        one = trainer(optimizer, schedules={"lr": {"group 1": treadle.schedules.cosine(0.25), "group 2": treadle.schedules.cosine(0.5)}})
         one.model = model
         return one
 

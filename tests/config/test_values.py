@@ -68,6 +68,13 @@ BAD: dict[str, list[tuple[Any, str]]] = {
     "drop_last": FLAG,
     "clip": [(0, "greater than 0"), (-0.5, "greater than 0"), (float("nan"), "greater than 0"), ("big", "number"), (True, "float|number")],
     "skip_non_finite": [(-1, "greater than or equal to 0"), (True, "int"), (0.5, "integer"), (None, "integer")],
+    "debug": [
+        ("slow", "'one batch', 'overfit'.*'10 steps'"),
+        ("2 epochs", "'10 steps'"),
+        ("0 steps", "'10 steps'"),
+        (3, "debug mode"),
+        (True, "str"),
+    ],
     "time_limit": TIMES,
     "machine.device": [*TEXT, (None, "string")],
     "machine.workers": [(-1, "greater than or equal to 0.*'auto'"), ("many", "integer.*'auto'"), (1.5, "integer.*'auto'"), (True, "int.*'auto'")],

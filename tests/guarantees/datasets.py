@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 import treadle
+from treadle import data
 
 LENGTH, BATCH = 203, 32
 Sample = tuple[torch.Tensor, torch.Tensor]
@@ -38,6 +39,30 @@ class Images(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return augmented(self.images[index]), self.labels[index]
+
+
+def chosen(index: int) -> Sample:
+    """One image, as it lies there."""
+    images, labels = tensors()
+    return images[index], labels[index]
+
+
+def augmented_sample(sample: Sample) -> Sample:
+    """A sample that is another one each time."""
+    return augmented(sample[0]), sample[1]
+
+
+def mixed() -> treadle.Samples:
+    """Two datasets by weights, one of them read by threads and kept in a cache; an epoch of so many batches."""
+    slow = data.cache(data.map(range(60), chosen, threads=3))
+    some = data.map(data.mix([slow, data.load_by_random_id(chosen, ids=range(60, LENGTH))], [2, 3]), augmented_sample)
+    return data.Infinite(some, batches_per_epoch=7)
+
+
+def bucketed() -> treadle.Samples:
+    """Batches of images of one size or so, at most so many pixels a batch, padded and augmented as a whole."""
+    lengths = [1 + number % 7 for number in range(LENGTH)]
+    return data.Infinite(treadle.Samples(data.bucket(Images(), lengths, max_tokens=96), collate=augmented_batch), batches_per_epoch=7)
 
 
 class Stream(IterableDataset[Sample]):

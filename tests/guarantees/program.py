@@ -110,6 +110,8 @@ CASES = {
     "stateful-own-loop": Case(level=3, data=datasets.StatefulStream, config=(*ENDLESS, "machine.micro_batch=5", "machine.precision=bf16")),
     "batches": Case(body="mixup", data=datasets.list_of_batches, config=("machine.micro_batch=5",)),
     "batches-function": Case(level=3, data=datasets.function_of_batches, config=ENDLESS),
+    "mixed": Case(data=datasets.mixed, config=("machine.workers=1",), elsewhere="machine.workers=0"),
+    "bucketed": Case(level=2, data=datasets.bucketed, elsewhere="machine.workers=2"),
     "two-models": Case(level=2, body="play", config=("machine.workers=1",), elsewhere="machine.workers=2"),
     "two-models-own-loop": Case(level=3, body="play", data=datasets.tensors, config=("machine.micro_batch=6", "machine.precision=bf16")),
 }  # fmt: skip

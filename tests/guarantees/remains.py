@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from treadle.checkpoint.restore import read_checkpoint
 
@@ -84,7 +85,8 @@ def bits(value: Any) -> Any:
         return {key: bits(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [bits(item) for item in value]
-    value = value.numpy() if hasattr(value, "numpy") else value
+    if hasattr(value, "numpy"):
+        value = (value.view(torch.int16) if value.dtype is torch.bfloat16 else value).numpy()  # which numpy has no type for
     return Bits(value) if isinstance(value, np.ndarray) else value
 
 

@@ -96,7 +96,7 @@ class Snapshots:
         target = memory.view(value.dtype).view(value.shape)
         if value.is_cuda:
             self._devices.add(value.device)
-        if (found := place_of(value)) is None or found not in weights:
+        if (found := place_of(value)) is None or found not in weights or value.is_complex():
             return target.copy_(value, non_blocking=value.is_cuda)
         if _copied_finite(target.view(-1), value.view(-1)):
             finite.add(found)

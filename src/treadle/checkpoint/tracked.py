@@ -6,16 +6,18 @@ import math
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from treadle.checkpoint.generators import OwnGenerator, with_state
+from treadle.checkpoint.optimizers import load_optimizer
+from treadle.checkpoint.settings import Settings, built_with, remember, set_since_built
 from treadle.checkpoint.snapshot import Place, place_of
 from treadle.core.errors import ACCEPT, NonFiniteLoss, RunChanged, UsageError
 from treadle.core.structure import same
+from treadle.system.averaged import weights_to_use
 from treadle.system.transfer import to_host
 
 RUN = "run"
@@ -23,9 +25,9 @@ RUN = "run"
 SCALER = "scaler"
 BATCH = "batch"
 """What a capsule holds beside the state of a run."""
+IN_TRAINING = "-in-training"
+"""Marks the weights that a run goes on from, where those to use are others, see `treadle.system.averaged`."""
 _LONGEST_NAME = 200
-Settings = dict[str, dict[str, Any]]
-"""Plain values by key, by group."""
 
 
 def plain_key(key: str) -> str:
@@ -58,14 +60,14 @@ class Tracked:
         why = ""
         if lacking:
             why = f"it has no {lacking[0]}()"
-        elif name in self._objects or name in (RUN, BATCH):
+        elif name in self._objects or name in (RUN, BATCH) or name.endswith(IN_TRAINING):
             why = "the name is taken"
         elif "/" in name or name.startswith(".") or not name.isprintable() or not 0 < len(name.encode()) <= _LONGEST_NAME:
             why = "its state becomes a file of this name"
         if why:
             raise UsageError(f"cannot track {name!r} ({type(item).__name__}): {why}")
         if isinstance(item, Optimizer):
-            _remember(item)
+            remember(item)
         self._objects[name] = item
 
     def add_handlers(self, handlers: Iterable[object]) -> None:
@@ -80,6 +82,10 @@ class Tracked:
     def objects(self) -> list[Any]:
         """The objects, in the order in which they were added."""
         return list(self._objects.values())
+
+    def named(self) -> dict[str, Any]:
+        """The objects by name."""
+        return dict(self._objects)
 
     def models(self) -> dict[str, nn.Module]:
         """Those that are modules, by name."""
@@ -127,13 +133,17 @@ class Tracked:
     def states(self) -> dict[str, Any]:
         """The state of every object, by name; keys as the plain module has them, also where a part of it is compiled."""
         states = {name: _state_of(name, item) for name, item in self._objects.items()}
-        for name in self.models():
+        for name, model in self.models().items():
             states[name] = {plain_key(key): value for key, value in states[name].items()}
+            with weights_to_use([model]) as differ:
+                if differ:  # the file of the model's own name is for whoever uses it, and a run goes on from the other
+                    states[name + IN_TRAINING] = states[name]
+                    states[name] = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in states[name].items()}
         return states
 
     def settings(self) -> dict[str, Settings]:
         """What each optimizer was built with, such as its lr, by name and group."""
-        return {name: _BUILT[item] for name, item in self.optimizers().items()}
+        return {name: built_with(item) for name, item in self.optimizers().items()}
 
     def compare(self, before: dict[str, Settings], accept_changes: bool) -> list[str]:
         """Compare what optimizers were built with then and now.
@@ -164,10 +174,7 @@ class Tracked:
             listed = "".join(f"\n  {line}" for line in lines)
             raise RunChanged(f"the run was started with another optimizer{listed}\ngive another run_dir for a new run, or {ACCEPT} to go on")
         for name, where, key in changed:
-            for place, group in enumerate(self._objects[name].param_groups, 1):
-                if where == f"group {place}":
-                    value = now[name][where][key]
-                    group[key] = type(group[key])(value) if isinstance(group[key], tuple) else value
+            set_since_built(self._objects[name], where, key, now[name][where][key])
         return lines
 
     def load(self, states: dict[str, Any], accept_changes: bool) -> None:
@@ -180,6 +187,8 @@ class Tracked:
         Raises:
             RunChanged: other objects are tracked than were.
         """
+        states = states | {name.removesuffix(IN_TRAINING): states[name] for name in states if name.endswith(IN_TRAINING)}
+        states = {name: state for name, state in states.items() if not name.endswith(IN_TRAINING)}
         # The loss scaler belongs to the machine: it comes and goes with fp16.
         if set(states) - {SCALER} != set(self._objects) - {SCALER} and not accept_changes:
             raise RunChanged(
@@ -199,7 +208,9 @@ class Tracked:
 
 
 def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {key: p.detach() for key, p in model.named_parameters() if p.is_floating_point() and p.numel()}
+    """Parameters that can be other than finite, by name; complex ones as pairs of numbers."""
+    found = {key: torch.view_as_real(p.detach()) if p.is_complex() else p.detach() for key, p in model.named_parameters()}
+    return {key: p for key, p in found.items() if p.is_floating_point() and p.numel()}
 
 
 def _not_finite(tensors: dict[str, torch.Tensor]) -> list[str]:
@@ -223,59 +234,12 @@ def _state_of(name: str, item: Any) -> Any:
         raise
 
 
-_LEFT_OUT = ("params", "param_names", "initial_lr", "foreach", "fused", "capturable")
-"""What is no setting, or says how a step is computed, and not what."""
 _MISFITS = {True: (RuntimeError, ValueError, KeyError, TypeError), False: (RuntimeError,)}
 """What torch's own objects raise when another one's state is loaded; what a user's object raises is the user's."""
 
 
-def _remember(optimizer: Optimizer) -> None:
-    """Keep in mind what an optimizer was built with, the first time that it is seen: schedules and handlers will change it."""
-    if optimizer not in _BUILT:
-        _BUILT[optimizer] = {f"group {place}": _plain(group) for place, group in enumerate(optimizer.param_groups, 1)}
-
-
-_BUILT: WeakKeyDictionary[Optimizer, Settings] = WeakKeyDictionary()
-
-
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as JSON gives them back; those that it cannot hold are left out."""
-    values: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, torch.Tensor) and value.numel() == 1 and key != "params":
-            value = value.item()
-        if key not in _LEFT_OUT and (value is None or isinstance(value, (bool, int, float, str, list, tuple))):
-            values[key] = list(value) if isinstance(value, tuple) else value
-    return values
-
-
-_KERNELS = ("foreach", "fused", "capturable")
-"""Which of torch's kernels an optimizer computes with: that of this machine, not of the one that saved."""
-
-
 def _load(item: Any, state: Any) -> None:
-    known = set(item.param_groups[0]) - {"initial_lr"} if isinstance(item, Optimizer) else set()
     if isinstance(item, Optimizer):
-        state = _with_kernels_of(item, state)
-    item.load_state_dict(state)
-    if isinstance(item, Optimizer):
-        _lay_out(item)
-    if known and (lost := known - set(item.param_groups[0])):  # torch would notice in the middle of the next step
-        raise ValueError(f"the state has no {', '.join(sorted(lost))}; was it another optimizer's?")
-
-
-def _with_kernels_of(optimizer: Optimizer, state: Any) -> Any:
-    """An optimizer's state, to be computed with the kernels that this one was built with."""
-    groups = state["param_groups"]
-    if len(groups) != len(optimizer.param_groups):
-        return state  # torch says what is wrong
-    kept = [{key: own[key] for key in _KERNELS if key in own} for own in optimizer.param_groups]
-    return {**state, "param_groups": [{**group, **own} for group, own in zip(groups, kept, strict=True)]}
-
-
-def _lay_out(optimizer: Optimizer) -> None:
-    """Lay out what belongs to each weight as the weight is: a file knows no channels_last, and kernels for many tensors do not look."""
-    for parameter, values in optimizer.state.items():
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                values[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        load_optimizer(item, state)
+    else:
+        item.load_state_dict(state)

@@ -29,6 +29,7 @@ VERBS = {
     "demo": "train LeNet-5 on MNIST and show what a run is",
     "new": "make a project: config, data, model, a notebook, a test; it runs at once",
     "train": "train an experiment, or go on where it was",
+    "explain": "what will happen in an epoch, in which order and at which steps; nothing is trained",
     "find-lr": "at which learning rate an experiment's loss falls fastest",
     "check-data": "whether items of one split of an experiment's data are in another too",
     "evaluate": "the metrics of a run's weights on a dataset",
@@ -46,7 +47,7 @@ VERBS = {
 }
 _GROUPS = {
     "Begin": ("demo", "new"),
-    "Train": ("check-data", "find-lr", "train", "evaluate", "profile"),
+    "Train": ("explain", "check-data", "find-lr", "train", "evaluate", "profile"),
     "Make again": ("prove", "rerun", "replay", "pack"),
     "Look": ("runs", "show", "diff", "plot", "board"),
     "Shell": ("completion",),

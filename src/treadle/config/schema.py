@@ -7,6 +7,7 @@ of Treadle receives only its own section. All but `machine` says what is compute
 from __future__ import annotations
 
 import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
@@ -19,9 +20,28 @@ from treadle.core.when import Duration, parse_seconds
 
 Length = Annotated[str, Parsed(Duration.parse, "length")]
 Time = Annotated[str | float, Parsed(parse_seconds, "time")]
+Debug = Annotated[str, Parsed(lambda text: debug_steps(text), "debug mode")]
 PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0)]
 T = TypeVar("T")
+
+
+def debug_steps(mode: str) -> int:
+    """How many steps a debug mode makes.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if mode in _DEBUG:
+        return _DEBUG[mode]
+    with suppress(ConfigError):
+        length = Duration.parse(mode)
+        if length.unit == "steps":
+            return int(length.value)
+    raise ConfigError(f"{mode!r} is no debug mode; say 'one batch', 'overfit', or a number of steps such as '10 steps'")
+
+
+_DEBUG = {"one batch": 1, "overfit": 100}
 
 
 class Checked:
@@ -138,6 +158,8 @@ class Config(Checked):
     """Largest norm of the gradient of one optimizer step; None does not clip. (`step.update(clip=...)` in an own loop.)"""
     skip_non_finite: Annotated[int, Ge(0)] = 0
     """How many updates may be left out because the loss or the gradient is NaN or infinite; one more stops the run, before it updates anything."""
+    debug: Debug | None = None
+    """See in seconds whether all works: "one batch", "10 steps", or "overfit", which learns one batch by heart; in a folder that is thrown away."""
     time_limit: Time | None = None
     """Stop after this time, saved and ready to continue: "2 hours", "90 minutes" or seconds."""
     machine: MachineConfig = field(default_factory=MachineConfig)

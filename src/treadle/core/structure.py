@@ -35,6 +35,21 @@ def map_leaves(apply: Callable[[Any], Any], value: Any, is_leaf: Callable[[Any],
     return apply(value)
 
 
+def joined(values: list[Any], join: Callable[[list[Any]], Any]) -> Any:
+    """Several values of one structure as one, in the type of the first: tuples, lists, dicts, dataclasses of joined leaves.
+
+    Args:
+        values: at least one.
+        join: makes one leaf of those that stand at the same place.
+
+    Example:
+        >>> joined([{"a": (1, 2)}, {"a": (3, 4)}], sum)
+        {'a': (4, 6)}
+    """
+    first, rows = values[0], [iter(leaves(value)) for value in values]
+    return map_leaves(lambda _: join([next(row) for row in rows]), first)
+
+
 def leaves(value: Any) -> list[Any]:
     """Every leaf of a structure, in order.
 
@@ -73,9 +88,9 @@ def describe(value: Any) -> str:
 
 
 def _rebuilt(value: Mapping[Any, Any], mapped: dict[Any, Any]) -> Any:
-    """A mapping of the same type, where that type can be built from a dict."""
+    """A mapping of the same type, where that type can be built from a dict; one that is a dataclass, too, from its fields."""
     try:
-        return type(value)(mapped)  # type: ignore[call-arg]
+        return type(value)(**mapped) if dataclasses.is_dataclass(value) else type(value)(mapped)  # type: ignore[call-arg]
     except TypeError:
         return mapped
 

@@ -128,7 +128,7 @@ class Duration:
 
     def amount(self, progress: Progress) -> float:
         """How many times this length fits into what is done, with the fraction."""
-        done = {"steps": progress.steps, "samples": progress.samples}.get(self.unit, progress.epoch)
+        done = progress.steps if self.unit == "steps" else progress.samples if self.unit == "samples" else progress.epoch
         return done / float(self.value)
 
     def due(self, before: Progress, after: Progress) -> bool:
@@ -138,6 +138,17 @@ class Duration:
         if self._d == 1 and self.unit == "epochs" and after.epochs == before.epochs:
             return False
         return self.count(after) > self.count(before)
+
+    def covers(self, progress: Progress) -> bool:
+        """Whether all that is done lies within this length of the run's beginning."""
+        if self.unit == "steps":
+            return progress.steps <= self._n
+        if self.unit == "samples":
+            return progress.samples <= self._n
+        if self._d != 1 and progress.epoch_size:
+            return (progress.epochs * progress.epoch_size + progress.into_epoch) * self._d <= self._n * progress.epoch_size
+        whole = progress.epochs * self._d
+        return whole < self._n or (whole == self._n and not progress.into_epoch)
 
     def needs_epoch_size(self) -> bool:
         """Whether this length can only be told with a known number of samples in an epoch."""

@@ -25,6 +25,7 @@ class Batch:
         ends_epoch: whether this is the last of its epoch.
         ids: index of each sample in its dataset, where it has one.
         mark: where a stream was after this batch, see `treadle.data.stream`.
+        turns: which time each sample comes, see `treadle.data.epochs.Chunk`.
     """
 
     parts: Sequence[Any]
@@ -33,6 +34,7 @@ class Batch:
     ends_epoch: bool
     ids: Indices | None = None
     mark: dict[str, Any] | None = None
+    turns: Indices | None = None
 
     @property
     def samples(self) -> int:

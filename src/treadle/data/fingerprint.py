@@ -57,7 +57,7 @@ def fingerprint(data: Loader | Source, seed: int, *, clock: Clock = time.perf_co
     source = loader.source
     facts: dict[str, Any] = {"kind": source.kind, "type": viewer.name, "length": source.length}
     if not viewer.can_look:
-        return {**facts, "note": f"{source.kind} data is not read, since that would take from what training reads"}
+        return {**facts, "note": f"not read: {viewer.name} {viewer.why_not}"}
     assert source.length is not None
     chosen = list(_chosen(source.length))
     look = viewer.look(Ask(chosen, seconds=SECONDS))

@@ -149,7 +149,14 @@ class Viewer:
     @property
     def can_look(self) -> bool:
         """Whether items can be read by index, so that reading one takes nothing from training."""
-        return self.source.kind in ("tensors", "indexed")
+        return not self.why_not
+
+    @property
+    def why_not(self) -> str:
+        """Why items are not read; empty where they can be."""
+        if self.source.kind not in ("tensors", "indexed"):
+            return f"is {self.source.kind}, and reading it would take from what training reads"
+        return "" if self.source.length is not None else "has no end"
 
     @property
     def name(self) -> str:

@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from treadle.config.schema import Config
 from treadle.core.errors import DataError
 from treadle.data import fetch
 from treadle.data.ahead import SideStream, one_ahead
 from treadle.data.batch import Batch, to_device
+from treadle.data.brief import Brief
+from treadle.data.epochs import Chunk, Epochs, Even, Grouped
 from treadle.data.memory import InMemory, goes_to
-from treadle.data.order import Order, Reader
+from treadle.data.order import Batching, Order
 from treadle.data.prepare import prepared
 from treadle.data.sources import Workers, resolve
 from treadle.data.stream import Mark, Stream, at_hand, batched, can_index, has_state, listed
@@ -44,6 +47,7 @@ class Loader:
         workers: loading processes; a DataLoader's own wins.
         device: where batches go.
         resident: whether data in memory moves to the device as a whole; "auto": where it fits easily.
+        brief: how little of it is read; None reads all of it.
 
     Raises:
         DataError: the data is empty, of no readable kind, or `drop_last` leaves nothing of it.
@@ -60,16 +64,17 @@ class Loader:
         *,
         batch_size: int,
         micro_batch: int | None = None,
-        sampler: str | Order = "shuffle",
+        sampler: str | Order | Batching = "shuffle",
         seed: int = 0,
         drop_last: bool = False,
         workers: int | str = 0,
         device: torch.device = torch.device("cpu"),  # noqa: B008
         resident: str | bool = "auto",
+        brief: Brief | None = None,
     ) -> None:
         self.source = source = resolve(data, sampler)
         self.batch_size = source.batch_size or batch_size
-        self.micro_batch = micro_batch
+        self.micro_batch, self._brief = micro_batch, brief
         # What is prepared is so as a whole, and cut afterwards.
         self._read_size = None if source.prepare is not None else micro_batch
         self.drop_last = drop_last if source.drop_last is None else source.drop_last
@@ -77,32 +82,52 @@ class Loader:
         self.workers = source.workers or Workers(loading(workers))
         self.notes = list(source.notes)
         if source.batch_size and source.batch_size != batch_size:
-            self.notes.append(f"batch_size {source.batch_size} of the DataLoader is used, not {batch_size} of the config")
+            whose = "DataLoader" if isinstance(data, DataLoader) else "data"
+            self.notes.append(f"batch_size {source.batch_size} of the {whose} is used, not {batch_size} of the config")
         if source.kind == "streamed" and self.workers.count > 1:
             self.workers = Workers(1, self.workers.init, self.workers.context, self.workers.prefetch)
             self.notes.append("an IterableDataset is read by one worker: several would each read all of it")
         self._memory = InMemory(source, goes_to(source, device, resident)) if source.kind == "tensors" else None
+        # So many samples they stay, where an evaluation has to take fewer at once.
+        self._drawn = source.batches_per_epoch and source.batches_per_epoch * self.batch_size
         if self.epoch_steps == 0:
             raise DataError(f"drop_last leaves no batch: the dataset has {source.length} samples, a batch {self.batch_size}")
 
     @property
+    def epochs(self) -> Epochs | None:
+        """What an epoch is; None for batches that come as such, and for what has no known length."""
+        source, length = self.source, self.source.length
+        if source.kind == "batched" or (length is None and self._drawn is None):
+            return None
+        if isinstance(source.order, Batching):
+            return Grouped(source.order, self.seed, self.batch_size, self.drop_last, source.batches_per_epoch)
+        size = self._drawn or length or 0
+        if self.drop_last and not self._drawn:
+            size = size // self.batch_size * self.batch_size
+        return Even(source.order, self.seed, length, self.batch_size, size, endless=self._drawn is not None)
+
+    @property
     def epoch_size(self) -> int | None:
-        """Positions in one epoch: samples, or batches where the data comes in batches; None where nobody knows."""
-        length = self.source.length
-        if length is None or self.source.kind == "batched":
-            return length
-        return length // self.batch_size * self.batch_size if self.drop_last else length
+        """Positions in one epoch: samples, or batches where the data comes in batches or is read in brief; None where nobody knows."""
+        if self._brief is not None:
+            return self.epoch_steps
+        epochs = self.epochs
+        return self.source.length if epochs is None else epochs.size
 
     @property
     def epoch_steps(self) -> int | None:
         """Optimizer steps in one epoch; None where nobody knows."""
-        size = self.epoch_size
-        return size if size is None or self.source.kind == "batched" else -(-size // self.batch_size)
+        epochs = self.epochs
+        steps = self.source.length if epochs is None else epochs.steps
+        return steps if self._brief is None else self._brief.of(steps)
 
     @property
     def epoch_samples(self) -> int | None:
         """Samples in one epoch; None where nobody knows."""
-        return None if self.source.kind == "batched" else self.epoch_size
+        epochs = self.epochs
+        if epochs is None or self._brief is None:
+            return None if epochs is None else epochs.samples
+        return min(epochs.samples, self._brief.steps * self.batch_size) if isinstance(epochs, Even) else None
 
     def batches(self, epoch: int = 0, into: int = 0, epochs: int | None = None, mark: Mark | None = None) -> Generator[Batch, None, None]:
         """Batches from a position on.
@@ -113,13 +138,26 @@ class Loader:
             epochs: how many epochs to give; None goes on for ever.
             mark: of the batch that was used last, where the data is a stream.
         """
-        batches = self._moved(self._read(epoch, into, mark))
-        if self.source.prepare is not None:
-            batches = prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
+        batches = self._ready(epoch, into, mark) if self._brief is None else self._brief.batches(self._ready, epoch, into)
         if epochs is not None:
             batches = _up_to(batches, epochs)
         with self._as_found():
             yield from batches
+
+    def outline(self) -> Iterator[tuple[int, int, bool]]:
+        """Of each batch of an epoch, and nothing is read: samples (0 where only reading tells), positions, whether it is the last one."""
+        epochs, steps, brief = self.epochs, self.epoch_steps or 0, self._brief
+        size = epochs.size if isinstance(epochs, Even) else None
+        for number in range(steps):
+            before = 0 if brief is not None and brief.repeat else number * self.batch_size
+            samples = 0 if size is None else min(self.batch_size, size - before)
+            yield samples, 1 if size is None or brief is not None else samples, number + 1 == steps
+
+    def _ready(self, epoch: int, into: int, mark: Mark | None) -> Iterator[Batch]:
+        batches = self._moved(self._read(epoch, into, mark))
+        if self.source.prepare is None:
+            return batches
+        return prepared(batches, self.source.prepare, self.seed, self.micro_batch, self.device, epoch, into)
 
     def _moved(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Batches on the device; those of the host go to a GPU one ahead."""
@@ -180,35 +218,21 @@ class Loader:
         if kind == "streamed":
             stream = Stream(source, self.seed, self.batch_size, self._read_size, self.drop_last, epoch, into, mark)
             return self._with_workers(stream, None) if self.workers.count else _isolated(iter(stream))
-        samples = fetch.Fetch(source, self.seed, self._read_size)
-        chunks = self._chunks(epoch, into)
+        samples, epochs = fetch.Fetch(source, self.seed, self._read_size), self.epochs
+        assert epochs is not None
+        chunks = epochs.chunks(epoch, into)
         return self._with_workers(samples, chunks) if self.workers.count else _isolated(samples[chunk] for chunk in chunks)
 
-    def _places(self, epoch: int, into: int) -> Iterator[tuple[int, int, int, bool]]:
-        """Where each batch stands: epoch, first position, samples, and whether it is the epoch's last."""
-        size = self.epoch_size
-        assert size is not None
-        while True:
-            for start in range(into, size, self.batch_size):
-                count = min(self.batch_size, size - start)
-                yield epoch, start, count, start + count == size
-            epoch, into = epoch + 1, 0
-
     def _from_memory(self, memory: InMemory, epoch: int, into: int) -> Iterator[Batch]:
-        reader = self._reader()
-        for now, start, count, last in self._places(epoch, into):
-            yield memory.batch(reader, now, start, count, self._read_size, last)
+        epochs = self.epochs
+        assert isinstance(epochs, Even)
+        reader = epochs.reader()
+        turns = reader.turns if epochs.endless else None
+        for now, start, count, last in epochs.places(epoch, into):
+            batch = memory.batch(reader, now, start, count, self._read_size, last)
+            yield batch if turns is None else replace(batch, turns=turns(now, start, count))
 
-    def _chunks(self, epoch: int, into: int) -> Iterator[fetch.Chunk]:
-        reader = self._reader()
-        for now, start, count, last in self._places(epoch, into):
-            yield fetch.Chunk(now, start, reader.read(now, start, count), last)
-
-    def _reader(self) -> Reader:
-        assert self.source.length is not None
-        return Reader(self.source.order, self.seed, self.source.length)
-
-    def _with_workers(self, dataset: Any, chunks: Iterator[fetch.Chunk] | None) -> Iterator[Batch]:
+    def _with_workers(self, dataset: Any, chunks: Iterator[Chunk] | None) -> Iterator[Batch]:
         workers = self.workers
         loader = DataLoader(
             dataset,
@@ -230,6 +254,23 @@ class Loader:
         finally:
             # After an error in a worker, waiting for the garbage collector to end the others takes seconds.
             getattr(iterator, "_shutdown_workers", lambda: None)()
+
+
+def training_loader(data: Any, config: Config, device: torch.device) -> Loader:
+    """A dataset as a config wants it for training."""
+    machine = config.machine
+    return Loader(
+        data,
+        batch_size=config.batch_size,
+        micro_batch=machine.micro_batch if isinstance(machine.micro_batch, int) else None,
+        sampler=config.data.sampler,
+        seed=config.seed,
+        drop_last=config.drop_last,
+        workers=machine.workers,
+        device=device,
+        resident=machine.resident,
+        brief=Brief.asked(config.debug, training=True),
+    )
 
 
 def _same(batch: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,8 @@ from treadle.core.mix import GOLDEN, MASK, MUL1, MUL2, mix
 
 Indices = NDArray[np.int64]
 ROUNDS = 8
+ENDLESS = 1 << 62
+"""Samples of what has no end."""
 BLOCK = 1 << 14
 """Positions that are computed at once; an epoch this short is sorted as a whole."""
 
@@ -38,6 +40,17 @@ class Order(Protocol):
         Returns:
             int64 indices in 0..length-1, one for each position.
         """
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """Which samples go together, where that is more than neighbours in an order: `bucket` is one."""
+
+    def sizes(self, batch_size: int, drop_last: bool) -> tuple[int, int]:
+        """How many batches an epoch has, and how many samples; the same in each."""
+
+    def batches(self, seed: int, epoch: int, batch_size: int, drop_last: bool) -> list[Indices]:
+        """The batches of an epoch, in order, as indices of samples: a pure function of what is given."""
 
 
 class Sequential:
@@ -110,6 +123,51 @@ class Weighted:
         return found
 
 
+class Endless:
+    """One epoch of an order after another, cut anew into epochs of another size.
+
+    Args:
+        order: what is cut; its epochs are as long as there are samples.
+        size: positions in one of the new epochs.
+
+    Example:
+        >>> order = Endless(Sequential(), 4)
+        >>> order.indices(0, 1, np.arange(4), 3).tolist(), order.turns(0, 1, np.arange(4), 3).tolist()
+        ([1, 2, 0, 1], [1, 1, 2, 2])
+    """
+
+    def __init__(self, order: Order, size: int) -> None:
+        self._order, self._size = order, size
+
+    def indices(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """See `Order.indices`."""
+        return indices_at(self._order, seed, *np.divmod(epoch * self._size + positions, length), length)
+
+    def turns(self, seed: int, epoch: int, positions: Indices, length: int) -> Indices:
+        """Which time round each of these is."""
+        return turns_at(self._order, seed, *np.divmod(epoch * self._size + positions, length), length)
+
+
+def indices_at(order: Order, seed: int, epochs: Indices, positions: Indices, length: int) -> Indices:
+    """The samples at positions of several epochs."""
+    found = np.empty(len(positions), dtype=np.int64)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        found[here] = order.indices(seed, epoch, positions[here], length)
+    return found
+
+
+def turns_at(order: Order, seed: int, epochs: Indices, positions: Indices, length: int) -> Indices:
+    """Which time each of them comes: its epoch, unless the order tells one draw of a sample from another."""
+    if not hasattr(order, "turns"):
+        return epochs
+    found = np.empty(len(positions), dtype=np.int64)
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        found[here] = order.turns(seed, epoch, positions[here], length)
+    return found
+
+
 NAMED: dict[str, Order] = {"shuffle": Shuffle(), "sequential": Sequential(), "replacement": Replacement()}
 
 
@@ -120,10 +178,12 @@ class Reader:
         order: which sample stands where.
         seed: the run's seed.
         length: number of samples.
+        size: positions in an epoch; as many as samples unless told.
     """
 
-    def __init__(self, order: Order, seed: int, length: int) -> None:
-        self._order, self._seed, self._length = order, seed, length
+    def __init__(self, order: Order, seed: int, length: int, size: int | None = None) -> None:
+        self._order, self._seed, self._length, self._size = order, seed, length, size or length
+        self._turns = getattr(order, "turns", None)
         self._epoch, self._start = -1, 0
         self.block: Indices = np.empty(0, dtype=np.int64)
         """What was read ahead; another object for another block."""
@@ -138,11 +198,18 @@ class Reader:
         """
         offset = start - self._start
         if epoch != self._epoch or offset < 0 or offset + count > len(self.block):
-            stop = min(self._length, start + max(BLOCK, count))
+            stop = min(self._size, start + max(BLOCK, count))
             block = self._order.indices(self._seed, epoch, np.arange(start, stop, dtype=np.int64), self._length)
             self._epoch, self._start, self.block, offset = epoch, start, self._checked(block, stop - start), 0
         self.offset = offset
         return self.block[offset : offset + count]
+
+    def turns(self, epoch: int, start: int, count: int) -> Indices | None:
+        """Which time each of them comes, where one can come again within an epoch."""
+        if self._turns is None:
+            return None
+        found: Indices = self._turns(self._seed, epoch, np.arange(start, start + count, dtype=np.int64), self._length)
+        return found
 
     def _checked(self, block: Indices, count: int) -> Indices:
         block = np.asarray(block)
@@ -163,16 +230,20 @@ def _feistel(x: NDArray[np.uint64], rows: int, columns: int, keys: list[int]) ->
     return a * np.uint64(columns) + b
 
 
-def mixed(numbers: Indices, before: tuple[int, ...], after: int) -> list[int]:
-    """``mix(*before, number, after)`` for each of many numbers, at the price of a few.
+def mixed(*numbers: int | Indices) -> NDArray[np.uint64]:
+    """`mix` of many numbers at once, at the price of a few; arrays are broadcast against each other.
 
     Example:
-        >>> mixed(np.arange(2), (7, 0), 11) == [mix(7, 0, 0, 11), mix(7, 0, 1, 11)]
+        >>> mixed(7, 0, np.arange(2), 11).tolist() == [mix(7, 0, 0, 11), mix(7, 0, 1, 11)]
         True
     """
-    states = hashed(numbers, (mix(*before) + GOLDEN) & MASK) + np.uint64(GOLDEN)
-    found: list[int] = hashed(np.array(after), states).tolist()
-    return found
+    first = next(place for place, number in enumerate(numbers) if not isinstance(number, int))
+    state: int | NDArray[np.uint64] = mix(*numbers[:first])  # type: ignore[arg-type]
+    for number in numbers[first:]:
+        key = (state + GOLDEN) & MASK if isinstance(state, int) else state + np.uint64(GOLDEN)
+        state = hashed(np.asarray(number), key)
+    assert not isinstance(state, int)
+    return state
 
 
 def hashed(x: NDArray[np.integer], key: int | NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -18,7 +18,8 @@ from treadle.core.errors import DataError
 from treadle.core.mix import mix
 from treadle.core.structure import describe
 from treadle.data.batch import Batch, count_samples, sent, split
-from treadle.data.order import Indices, hashed
+from treadle.data.ended import ended
+from treadle.data.order import Indices, hashed, mixed
 
 PREPARE = 15
 """What a seed is for; each purpose has a stream of its own."""
@@ -30,7 +31,7 @@ class Draw:
 
     Args:
         seed: the run's seed.
-        epoch: epochs finished.
+        epoch: epochs finished; or for each sample which time it comes, int64 of shape (samples,).
         ids: which samples; int64 of shape (samples,).
         device: where the numbers are wanted.
 
@@ -41,7 +42,7 @@ class Draw:
         (torch.Size([4, 2]), torch.Size([4, 1]), False)
     """
 
-    def __init__(self, seed: int, epoch: int, ids: Indices, device: torch.device) -> None:
+    def __init__(self, seed: int, epoch: int | Indices, ids: Indices, device: torch.device) -> None:
         self._seed, self._epoch, self._ids, self._device = seed, epoch, ids, device
         self._given = 0
 
@@ -49,7 +50,10 @@ class Draw:
         """Some further numbers for each sample: float32 in [0, 1), of shape (samples, count)."""
         numbers = range(self._given, self._given + count)
         self._given += count
-        keys = np.array([mix(self._seed, self._epoch, number, PREPARE) for number in numbers], dtype=np.uint64)
+        if isinstance(self._epoch, int):
+            keys = np.array([mix(self._seed, self._epoch, number, PREPARE) for number in numbers], dtype=np.uint64)
+        else:
+            keys = mixed(self._seed, self._epoch[:, None], np.array(numbers), PREPARE)
         bits = hashed(self._ids[:, None], keys) >> np.uint64(40)  # as many as a float32 has
         return sent(torch.from_numpy(bits.astype(np.float32) * np.float32(2.0**-24)), self._device)
 
@@ -77,9 +81,11 @@ def prepared(
             if draws:
                 # A stream's samples have no index: they are known by their place in the epoch.
                 ids = np.arange(into, into + batch.positions) if batch.ids is None else batch.ids
-                ready = prepare(whole, draw=Draw(seed, epoch, ids, device))
+                ready = prepare(whole, draw=Draw(seed, epoch if batch.turns is None else batch.turns, ids, device))
             else:
                 ready = prepare(whole)
+        except StopIteration as error:
+            raise ended(f"prepare {name_of(prepare)}") from error
         except Exception as error:
             error.add_note(f"raised while {name_of(prepare)} prepared a batch of {describe(whole)}")
             raise

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +31,7 @@ from torch.utils.data import (
 
 from treadle.core.errors import DataError, did_you_mean
 from treadle.core.structure import describe, map_leaves
-from treadle.data.order import NAMED, Order, Weighted
+from treadle.data.order import ENDLESS, NAMED, Batching, Order, Weighted
 
 Collate = Callable[[list[Any]], Any]
 
@@ -50,6 +50,12 @@ class Samples:
             see `treadle.data.prepare.Draw`.
         random: whether a sample may draw random numbers where it is made, so that the generators are seeded for each; that takes
             10 us a sample. False where it does not: then they are not, and a draw is an error.
+        batch_size: samples in an optimizer step; the config's unless told.
+        batches_per_epoch: optimizer steps in an epoch. The samples are then drawn in one permutation after another, across the
+            ends of epochs; unless told, an epoch is one permutation.
+
+    Raises:
+        DataError: a number is not positive.
 
     Example:
         >>> Samples([(1.0, 0), (2.0, 1)], sampler="sequential").sampler
@@ -57,10 +63,16 @@ class Samples:
     """
 
     dataset: Any
-    sampler: str | Order | None = None
+    sampler: str | Order | Batching | None = None
     collate: Collate | None = None
     prepare: Callable[..., Any] | None = None
     random: bool = True
+    batch_size: int | None = None
+    batches_per_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "batches_per_epoch"):
+            positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -76,6 +88,16 @@ class Batches:
     """
 
     iterable: Iterable[Any] | Callable[[], Iterable[Any]]
+
+
+def positive(name: str, value: Any) -> None:
+    """Raise where a number is given that is no whole one above zero.
+
+    Raises:
+        DataError: it is named.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise DataError(f"{name} must be a whole number above 0, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -94,10 +116,11 @@ class Source:
 
     kind: Literal["tensors", "indexed", "streamed", "batched"]
     data: Any
-    order: Order
+    order: Order | Batching
     collate: Collate = default_collate
     length: int | None = None
     batch_size: int | None = None
+    batches_per_epoch: int | None = None
     drop_last: bool | None = None
     workers: Workers | None = None
     index: torch.Tensor | None = None
@@ -106,7 +129,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
 
 
-def resolve(data: Any, sampler: str | Order) -> Source:
+def resolve(data: Any, sampler: str | Order | Batching) -> Source:
     """Say what kind of data this is.
 
     Args:
@@ -122,23 +145,42 @@ def resolve(data: Any, sampler: str | Order) -> Source:
         return _batched(data.iterable)
     if isinstance(data, DataLoader):
         return _torch_loader(data)
-    if not isinstance(data, Samples):
-        data = Samples(data)
-    order = _order(data.sampler if data.sampler is not None else sampler)
-    dataset, collate = data.dataset, data.collate or default_collate
+    data = flattened(data)
+    order = order_of(data.sampler if data.sampler is not None else sampler)
     if not (data.prepare is None or callable(data.prepare)):
         raise DataError(f"prepare must be a function of a batch, such as treadle.data.Images(...), got {data.prepare!r}")
+    return replace(_samples(data), order=order, prepare=data.prepare, batch_size=data.batch_size, batches_per_epoch=data.batches_per_epoch)
+
+
+def flattened(data: Any) -> Samples:
+    """What is said about samples, in one place: of `Samples` in `Samples`, the outer ones win."""
+    if not isinstance(data, Samples):
+        return Samples(data)
+    if not isinstance(data.dataset, Samples):
+        return data
+    inner = flattened(data.dataset)
+    told = {each.name: getattr(data, each.name) for each in fields(data) if getattr(data, each.name) != each.default}
+    return replace(inner, **{**told, "dataset": inner.dataset})
+
+
+def _samples(data: Samples) -> Source:
+    """The kind of a dataset of samples."""
+    dataset, collate, order = data.dataset, data.collate or default_collate, NAMED["shuffle"]
     if isinstance(dataset, IterableDataset):
+        name = type(dataset).__name__
         if data.sampler is not None:
-            raise DataError(f"the IterableDataset {type(dataset).__name__} has an order of its own, so it takes no sampler")
-        return Source("streamed", dataset, order, collate, prepare=data.prepare)
+            raise DataError(f"the IterableDataset {name} has an order of its own, so it takes no sampler")
+        if data.batches_per_epoch is not None:
+            raise DataError(f"the IterableDataset {name} has epochs of its own, so it takes no batches_per_epoch; give a dataset, or a function")
+        return Source("streamed", dataset, order, collate, length=_promised(dataset))
     tensors = _tensors(dataset)
-    if tensors is not None and data.collate is None:
-        return replace(tensors, order=order, prepare=data.prepare)
+    if tensors is not None and data.collate is None and not isinstance(data.sampler, Batching):
+        return tensors
     if tensors is not None and isinstance(dataset, (tuple, Mapping)):
-        dataset = _Rows(tensors.data, tensors.length or 0)
+        dataset = Columns(tensors.data, tensors.length or 0)
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        return Source("indexed", dataset, order, collate, length=_counted(dataset), prepare=data.prepare, random=data.random)
+        length = _counted(dataset)
+        return Source("indexed", dataset, order, collate, length=None if length == ENDLESS else length, random=data.random)
     hint = "; wrap it in treadle.Batches if each of its items is a batch" if hasattr(dataset, "__iter__") else ""
     raise DataError(
         f"{type(dataset).__name__} is no dataset: give something with __len__ and __getitem__, a tuple of tensors, "
@@ -146,14 +188,28 @@ def resolve(data: Any, sampler: str | Order) -> Source:
     )
 
 
-def _order(sampler: str | Order) -> Order:
+def order_of(sampler: str | Order | Batching) -> Order | Batching:
+    """The order of a name, or the one that was given.
+
+    Raises:
+        DataError: it is none.
+    """
     if not isinstance(sampler, str):
-        if not hasattr(sampler, "indices"):
+        if not (hasattr(sampler, "indices") or isinstance(sampler, Batching)):
             raise DataError(f"sampler must have a method indices(seed, epoch, positions, length), got {sampler!r}; names: {', '.join(NAMED)}")
         return sampler
     if sampler not in NAMED:
         raise DataError(f"unknown sampler {sampler!r}{did_you_mean(sampler, NAMED)}")
     return NAMED[sampler]
+
+
+def _promised(dataset: Any) -> int | None:
+    """How many samples a stream says that it has."""
+    if not hasattr(dataset, "__len__"):
+        return None
+    with suppress(TypeError):  # a __len__ that says so by raising
+        return _counted(dataset)
+    return None
 
 
 def _counted(dataset: Any) -> int:
@@ -163,11 +219,31 @@ def _counted(dataset: Any) -> int:
     return length
 
 
+class Calls:
+    """A function that makes one sample, as a dataset without an end: the sample at an index is what a call under its seed gives.
+
+    Args:
+        function: called without arguments.
+    """
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self.__name__ = getattr(function, "__qualname__", None) or type(function).__name__
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Any:
+        return self._function()
+
+
 # --- in memory ---
 
 
-class _Rows:
-    """Tensors of the same length as a dataset of samples."""
+class Columns:
+    """Tensors of the same length, as a dataset of samples."""
+
+    __name__ = "tensors"
 
     def __init__(self, columns: Any, length: int) -> None:
         self._columns, self._length = columns, length
@@ -245,7 +321,7 @@ def _torch_loader(loader: DataLoader[Any]) -> Source:
         raise DataError(f"this DataLoader makes its batches by itself (batch_sampler, or batch_size=None); {keep}")
     order: str | Order | None = None
     if not isinstance(loader.dataset, IterableDataset):
-        order = _order_of(loader.sampler, keep)
+        order = _torch_order(loader.sampler, keep)
         if len(loader.sampler) != len(loader.dataset):  # type: ignore[arg-type]
             raise DataError(f"the DataLoader's sampler gives {len(loader.sampler)} of {len(loader.dataset)} samples an epoch; {keep}")  # type: ignore[arg-type]
     source = resolve(Samples(loader.dataset, order, None if loader.collate_fn is default_collate else loader.collate_fn), "shuffle")
@@ -259,7 +335,7 @@ def _torch_loader(loader: DataLoader[Any]) -> Source:
     return source
 
 
-def _order_of(sampler: Any, keep: str) -> str | Order:
+def _torch_order(sampler: Any, keep: str) -> str | Order:
     if type(sampler) is SequentialSampler:
         return "sequential"
     if type(sampler) is RandomSampler:

@@ -47,7 +47,7 @@ class Split:
         if source.kind == "indexed":
             self.base, self.chosen = _unwrapped(source.data)
         if self.done:
-            self.notes.append(f"{name} cannot be compared: {viewer.name} is {source.kind}, and reading it would take from what training reads")
+            self.notes.append(f"{name} cannot be compared: {viewer.name} {viewer.why_not}")
         elif by_rows and source.kind == "tensors":
             part, rest = _parted(source.data)
             length = source.length or 0

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from treadle.core.errors import DataError
 from treadle.core.mix import mix
 from treadle.data.batch import Batch, copied, ready
+from treadle.data.ended import ended, leaked
 from treadle.data.fetch import COLLATE, collated
 from treadle.data.sources import Source
+from treadle.data.views import name_of
 from treadle.system.seed import seed_here
 
 STREAM, BATCH = 13, 14
@@ -58,8 +60,13 @@ class Pass:
             seed_here(mix(self._seed, self._epoch, position, self._purpose))
             try:
                 item = next(self._items)
-            except StopIteration:
+            except StopIteration as error:
+                if function := leaked(error, self._items):
+                    raise ended(f"{function}, called for item {position} of {name_of(self._data)},") from error
                 return
+            except Exception as error:
+                error.add_note(f"raised by item {position} of {name_of(self._data)}, in epoch {self._epoch + 1}")
+                raise
             self._seconds += time.perf_counter() - began
             position += 1
             if position > self._into:
@@ -111,19 +118,19 @@ class Stream(IterableDataset[Batch]):
         while True:
             one = Pass(self._source.data, self._seed, epoch, into, STREAM, mark)
             given = False
-            for (samples, position, after), last in _with_last(self._gathered(one, into)):
+            for (samples, position, after), last in _with_last(self._gathered(one, epoch, into, mark)):
                 given = True
                 # At its end a stream is where it is once it has said so.
                 yield self._batch(samples, position, epoch, last, one.mark() if last else after)
             if not given and not _may_be_empty(into, mark):
-                name = type(self._source.data).__name__
+                name = name_of(self._source.data)
                 raise DataError(f"the stream {name} gave no {'further ' if into else 'full ' if self._drop_last else ''}batch in epoch {epoch + 1}")
             epoch, into, mark = epoch + given, 0, None
 
-    def _gathered(self, one: Pass, into: int) -> Iterator[tuple[list[Any], int, Mark]]:
+    def _gathered(self, one: Pass, epoch: int, into: int, mark: Mark | None) -> Iterator[tuple[list[Any], int, Mark]]:
         samples: list[Any] = []
         position = into
-        for sample in one:
+        for sample in as_promised(iter(one), self._source, "samples", epoch, into, mark):
             samples.append(sample)
             if len(samples) == self._batch_size:
                 yield samples, position, one.mark()
@@ -145,7 +152,8 @@ def batched(source: Source, seed: int, micro_batch: int | None, epoch: int, into
     while True:
         one = _Listed(source, seed, epoch, into) if can_index(source) else Pass(source.data, seed, epoch, into, BATCH, mark)
         given = False
-        for (item, after), last in _with_last((copied(item) if reuses else item, one.mark()) for item in one):
+        items = as_promised(iter(one), source, "batches", epoch, into, mark)
+        for (item, after), last in _with_last((copied(item) if reuses else item, one.mark()) for item in items):
             given = True
             yield Batch(*ready(item, micro_batch), 1, last, mark=one.mark() if last else after)
         if not given and not _may_be_empty(into, mark):
@@ -174,7 +182,11 @@ class _Listed:
     def __iter__(self) -> Iterator[Any]:
         for position in self._positions:
             seed_here(mix(self._seed, self._epoch, position, BATCH))
-            yield self._data[position]
+            try:
+                batch = self._data[position]
+            except StopIteration as error:
+                raise ended(f"batch {position} of {name_of(self._data)}") from error
+            yield batch
 
     def mark(self) -> None:
         """Nothing: the position is enough."""
@@ -193,6 +205,29 @@ def at_hand(data: Any) -> bool:
 def _may_be_empty(into: int, mark: Mark | None) -> bool:
     """A stream that was put back to the end of an epoch may say once more that it is at its end."""
     return mark is not None and mark["owner"] is not None and not into
+
+
+def as_promised(items: Iterator[Any], source: Source, what: str, epoch: int, into: int, mark: Mark | None) -> Iterator[Any]:
+    """The rest of an epoch's items, where they are as many as the data said by its ``__len__``.
+
+    Raises:
+        DataError: they are fewer, or more: lengths and schedules in epochs would be wrong.
+    """
+    if source.length is None:
+        yield from items
+        return
+    count = into
+    for item in items:
+        count += 1
+        if count > source.length:
+            break
+        yield item
+    if count != source.length and not (count == 0 and _may_be_empty(into, mark)):
+        gave = "more" if count > source.length else f"{count:,}"
+        raise DataError(
+            f"{name_of(source.data)} promised {source.length:,} {what} by its __len__, and gave {gave} in epoch {epoch + 1}; "
+            "give the number that it has in every epoch, or no __len__, and lengths in steps"
+        )
 
 
 def _with_last(items: Iterator[Any]) -> Iterator[tuple[Any, bool]]:

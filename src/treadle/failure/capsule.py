@@ -25,6 +25,7 @@ from treadle.checkpoint.tree import encode
 from treadle.config.schema import Config
 from treadle.core.errors import CheckpointError, NonFiniteLoss, TreadleError
 from treadle.core.structure import describe
+from treadle.failure.parameters import Parameters
 from treadle.step.before import Before
 from treadle.step.gradients import Finiteness
 from treadle.step.step import Step
@@ -98,7 +99,16 @@ class Failures:
 
     def begin(self) -> None:
         """The run begins, with everything that it tracks."""
+        self._parameters = Parameters(self._tracked.named())
         self._before.watch(self._tracked.models().items(), self._tracked.generators())
+
+    def check_parameters(self) -> None:
+        """See that what is trained is what the run began with.
+
+        Raises:
+            UsageError: a handler, or the body of the loop, changed it.
+        """
+        self._parameters.check(self._run.progress.steps)
 
     def take_back(self) -> None:
         """Put back what the forward pass of a step without an update did to BatchNorm's statistics and the like."""

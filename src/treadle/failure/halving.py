@@ -55,6 +55,16 @@ class Halving:
         self._values, self._skipped = self._means.kept(), self._failures.skipped
         return self._batch
 
+    def attempt(self, body: Callable[..., Any], *args: Any) -> Any:
+        """Call the body of a step, again and again with smaller parts where it does not fit; see `Run.attempt`."""
+        while True:
+            try:
+                return body(*args)
+            except Exception as error:
+                if not self.can(error):
+                    raise
+            self.again()  # when the exception is gone, and with it what its frames held
+
     def can(self, error: Exception) -> bool:
         """Whether the step can be begun again after an exception. Where it cannot for want of samples, a note says so."""
         if not is_out_of_memory(error) or not self._batch.counts:  # before the first step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,10 +11,11 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from treadle.data.batch import Batch, copied
+from treadle.data.batch import Batch
 from treadle.evaluation import as_found
 from treadle.run import Run
 from treadle.step.capture import Unrecordable
+from treadle.step.closure import kept
 from treadle.step.step import Step
 
 ROUNDS, LEAST_S, MOST_STEPS = 7, 0.02, 20
@@ -25,7 +25,7 @@ MARGIN = 0.98
 Make = Callable[[Step], object]
 
 
-def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimizer: Optimizer, objective: Any) -> tuple[str, dict[str, float]]:
+def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimizer: Any, objective: Any) -> tuple[str, dict[str, float]]:
     """The fastest of several forms of a step.
 
     Args:
@@ -33,7 +33,7 @@ def fastest(run: Run, forms: Mapping[str, Make], step: Step, model: Any, optimiz
         forms: by name, what makes a step; the first is the one that stays unless another is clearly faster.
         step: gives the batch.
         model: what is trained; it is as it was afterwards, to the bit, and so are the optimizer and the generators.
-        optimizer: of the model.
+        optimizer: of the model, or several by name.
         objective: whose loss may have a state.
 
     Returns:
@@ -73,6 +73,7 @@ def _turns(run: Run, make: Make, step: Step) -> int:
 def _timed(run: Run, make: Make, step: Step, turns: int) -> float:
     """Seconds for some steps of the same batch, which nobody counts or logs."""
     scratch, batch = Step(_unrecorded, run.precision, _allowed), Batch(step.parts, step.counts, 0, False, step.ids)
+    scratch.names = step.names
     _wait_for(run.device)
     began = time.perf_counter()
     for _ in range(turns):
@@ -96,17 +97,17 @@ def _allowed(what: str) -> None:
 
 
 @contextmanager
-def as_it_was(optimizer: Optimizer) -> Iterator[None]:
-    """Put back the optimizer's state and options; what a form laid out anew keeps its place."""
-    states = {parameter: copied(state) for parameter, state in optimizer.state.items()}
-    groups = [dict(group) for group in optimizer.param_groups]
+def as_it_was(optimizer: Any) -> Iterator[None]:
+    """Put back an optimizer's state and options, or those of several; what a form laid out anew keeps its place."""
+    optimizers: list[Optimizer] = list(optimizer.values()) if isinstance(optimizer, Mapping) else [optimizer]
+    found = [kept(one) for one in optimizers]
     try:
         yield
     finally:
-        optimizer.state = defaultdict(dict, states)  # another object, as after load_state_dict: who keeps tensors of it sees that
-        for group, before in zip(optimizer.param_groups, groups, strict=True):
-            group.update(before)
-        optimizer.zero_grad(set_to_none=True)
+        for put_back in found:
+            put_back()
+        for one in optimizers:
+            one.zero_grad(set_to_none=True)
 
 
 @contextmanager

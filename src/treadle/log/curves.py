@@ -83,8 +83,10 @@ def panel_of(name: str) -> str:
     """What a logged value measures: the same for training and validation.
 
     Example:
-        >>> panel_of("train/epoch_loss"), panel_of("valid/accuracy"), panel_of("weights/norm")
-        ('loss', 'accuracy', 'weights/norm')
+        >>> panel_of("train/epoch_loss"), panel_of("valid/accuracy"), panel_of("weights/norm"), panel_of("schedule/lr/head")
+        ('loss', 'accuracy', 'weights/norm', 'lr')
     """
     split = next((split for split in _SPLITS if name.startswith(split)), "")
+    if split == "schedule/":  # what several parameter groups have of it is drawn together
+        return name.removeprefix(split).partition("/")[0] or name
     return name.removeprefix(split).removeprefix("epoch_" if split == "train/" else "") or name

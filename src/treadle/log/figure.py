@@ -105,9 +105,9 @@ def _finish(axes: Any, name: str, labels: list[str], first: bool) -> None:
     axes.grid(True, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     texts = [title]
-    if len(labels) <= _INSIDE:
+    if len(labels) <= _INSIDE and labels != [name]:  # which the title says
         texts += axes.legend(axes.lines, labels, fontsize=8, frameon=False).get_texts()
-    elif first:  # the colours and lines mean the same in each panel
+    elif first and len(labels) > _INSIDE:  # the colours and lines mean the same in each panel
         legend = axes.figure.legend(axes.lines, labels, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
         texts += legend.get_texts()
     for text in texts:

@@ -8,15 +8,17 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
 
+from treadle.core.when import Duration
 from treadle.proof.digest import Untold, digest_of, whole_digest
 from treadle.system.seed import get_rng_state
-from treadle.system.stage import Kill, Stage
+from treadle.system.stage import Explained, Kill, Stage
 
 WITNESS = "witness.jsonl"
 """In a run folder: a line for each step that a process did."""
@@ -39,6 +41,9 @@ def attend(run: Any, stage: Stage) -> None:
 
         run._stack.enter_context(Profiler(run, stage.profile, sys.exit).watching())
         return
+    if stage.explain is not None:
+        run.steps = partial(_explained, run, stage.explain)
+        return
     attendant = Attendant(stage, report)
     run.events.on("run_started")(attendant.begin)
     if stage.anomaly:
@@ -55,6 +60,22 @@ def attend(run: Any, stage: Stage) -> None:
     run.events.on("step_finished")(attendant.watch)
     if stage.kill is not None and stage.kill.run in ("", name):
         Killer(run, stage.kill, report).join()
+
+
+def _explained(run: Any, wish: Explained, data: Any = None, *, total: str | None = None, epoch: str | None = None) -> Any:
+    """In place of `Run.steps`: write down what would happen, and end the process."""
+    from treadle.data.loader import Loader
+    from treadle.explain.timeline import Timeline
+    from treadle.explain.walk import Plan
+
+    loader = data if isinstance(data, Loader) or data is None else run.loader(data)
+    trainer: Any = sys._getframe(1).f_locals.get("self")
+    body = trainer._step if type(trainer).__module__ == "treadle.trainer" else None
+    duration = Duration.parse(run.config.duration if total is None or run.config.debug else total)
+    steps = None if epoch is None else int(Duration.parse(epoch).value)
+    plan = Plan(run.config, run.events, loader, duration, run.schedules, body, steps)
+    Path(wish.path).write_text(json.dumps(Timeline.of(plan, wish.epoch).to_json()), encoding="utf-8")
+    sys.exit(0)
 
 
 def replayed(run: Any, stage: Stage, loader: Any) -> Any:

@@ -215,6 +215,17 @@ def _states(one: Path, other: Path, result: Comparison, thinned: bool) -> Differ
     return None
 
 
+def first_different(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The first value that is not the same, to the bit, in two states by name; empty where there is none."""
+    for path, a, b in _pairs(one, other, ""):
+        if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+            if not _same_bits(a, b):
+                return f"the state of {path}: {' became '.join(_first_element(a, b))}"
+        elif type(a) is not type(b) or repr(a) != repr(b):
+            return f"the state of {path}: {_short(a)} became {_short(b)}"
+    return ""
+
+
 def newest_states(folder: Path) -> dict[str, Any] | None:
     """The states of the newest checkpoint of a run that is whole; None where there is none."""
     return next((states for path in _checkpoints(folder) if (states := _whole(path)) is not None), None)

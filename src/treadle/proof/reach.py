@@ -160,10 +160,9 @@ def snapshot(run: Any, tracked: list[Any], loaders: list[Any], frames: list[Fram
             reach.walk(trainer._step, _name(trainer._step), "objective")
             for name in ("valid", "metrics"):
                 reach.walk(getattr(trainer, name), name, "data")
-    for event, handlers in run.events._handlers.items():
-        for registered in handlers:
-            if not getattr(registered.handler, "__module__", "").startswith("treadle."):
-                reach.walk(registered.handler, _name(registered.handler, event), "handler")
+    for registered in run.events.registrations():
+        if not getattr(registered.handler, "__module__", "").startswith("treadle."):
+            reach.walk(registered.handler, _name(registered.handler, registered.event), "handler")
     _own_modules(reach)
     for frame in frames:
         if is_users(frame.f_code.co_filename) and frame.f_code.co_name != "<module>":

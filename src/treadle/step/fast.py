@@ -66,7 +66,12 @@ class Update:
             grads: their gradients.
         """
         if self._kernel is None or not self._is_bare() or not _are_plain(grads) or not self._knows(params):
-            self.optimizer.step()
+            try:
+                self.optimizer.step()
+            except TypeError as error:
+                if "closure" in str(error):
+                    error.add_note("this optimizer evaluates the loss by itself: give it a function, step.update(optimizer, closure=closure)")
+                raise
             self.clear()
             return
         with_grad = torch.is_grad_enabled()
@@ -78,6 +83,19 @@ class Update:
             torch._C._set_grad_enabled(with_grad)
         for param in params:
             param.grad = None
+
+    def step_unless(self, flag: Tensor) -> None:
+        """Move where a flag is 0.0: an optimizer that can, a fused one, looks at it on the device; any other moves, and the host is told later."""
+        optimizer: Any = self.optimizer
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.step()
+        else:
+            optimizer.grad_scale, optimizer.found_inf = None, flag
+            try:
+                optimizer.step()
+            finally:
+                del optimizer.grad_scale, optimizer.found_inf
+        self.clear()
 
     def clear(self) -> None:
         """Leave no gradient."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 _engine: Callable[..., object] | None = getattr(torch.autograd.graph, "_engine_run_backward", None)
+_TWICE = (
+    "two losses share a forward pass, or something that a step before computed is used again: make it one loss (a + b), or say "
+    "step.backward(loss, retain_graph=True) for all but the last; detach() what comes from an earlier step"
+)
 
 
 def scale_gradients(grads: Sequence[torch.Tensor], factor: float | torch.Tensor) -> None:
     """Multiply every gradient by one number, in place."""
-    for group in _by_device(grads):
+    for group in _by_device([_stored(grad) for grad in grads]):
         torch._foreach_mul_(group, factor.to(group[0].device) if isinstance(factor, torch.Tensor) else factor)
 
 
@@ -27,15 +32,23 @@ def clip_gradients(params: Sequence[torch.nn.Parameter], norm: torch.Tensor, lim
     Source:
         Pascanu, Mikolov and Bengio, On the difficulty of training recurrent neural networks, section 3.2.
     """
-    clip_grads_with_norm_(params, limit, norm)
+    try:
+        clip_grads_with_norm_(params, limit, norm)
+    except NotImplementedError:  # one of them is sparse
+        scale_gradients([param.grad for param in params if param.grad is not None], (limit / (norm + 1e-6)).clamp(max=1.0))
 
 
 def norm_of(grads: Sequence[torch.Tensor]) -> torch.Tensor:
     """The 2-norm of all gradients as one vector; 0 where there is none."""
-    return get_total_norm(grads) if grads else torch.zeros(())
+    if not grads:
+        return torch.zeros(())
+    try:
+        return get_total_norm(grads)
+    except NotImplementedError:  # one of them is sparse, and may name the same place more than once
+        return get_total_norm([_stored(grad.coalesce() if grad.layout is torch.sparse_coo else grad) for grad in grads])
 
 
-def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None) -> None:
+def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None, retain_graph: bool = False) -> None:
     """Add the gradient of ``loss * share``.
 
     The share is where the chain rule begins, so nothing is multiplied. Of `torch.autograd.backward` only what it
@@ -45,17 +58,23 @@ def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None) -> N
     Args:
         loss: tensor of one number.
         share: its weight; None for 1.
+        retain_graph: keep what the forward pass saved, for another loss.
     """
-    if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
-        torch.autograd.backward(loss if share is None else loss * share)
-        return
-    if share is None:
-        root = torch.ones_like(loss)
-    elif isinstance(share, torch.Tensor):
-        root = share.detach().to(loss, copy=True).reshape(())
-    else:
-        root = torch.full((), share, dtype=loss.dtype, device=loss.device)
-    _engine((loss,), (root,), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    try:
+        if type(loss) is not torch.Tensor or loss.ndim or _engine is None or torch._C._are_functorch_transforms_active():
+            torch.autograd.backward(loss if share is None else loss * share, retain_graph=retain_graph)
+            return
+        if share is None:
+            root = torch.ones_like(loss)
+        elif isinstance(share, torch.Tensor):
+            root = share.detach().to(loss, copy=True).reshape(())
+        else:
+            root = torch.full((), share, dtype=loss.dtype, device=loss.device)
+        _engine((loss,), (root,), retain_graph, False, (), allow_unreachable=True, accumulate_grad=True)
+    except RuntimeError as error:
+        if "a second time" in str(error):
+            error.add_note(_TWICE)
+        raise
 
 
 class Finiteness:
@@ -82,6 +101,13 @@ class Finiteness:
             return False
         return True
 
+    def wrong(self, grads: list[torch.Tensor], norm: torch.Tensor | None) -> str:
+        """What about a gradient is not finite, in words; empty where all is. To clip, its norm has to be, too."""
+        if norm is None:
+            return "" if self.holds(grads) else "the gradient is not finite"
+        value = norm.item()
+        return "" if math.isfinite(value) else f"the norm of the gradient is {value}"
+
     def flag(self, grads: list[torch.Tensor]) -> torch.Tensor:
         """1.0 where any of them holds a NaN or an infinity, else 0.0: a scalar on the first one's device, without a host sync."""
         device = grads[0].device
@@ -103,9 +129,15 @@ def _scan(grads: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _numbers(grad: torch.Tensor) -> torch.Tensor:
+    """What is stored of a gradient, in a type that can be looked at."""
+    stored = _stored(grad)
+    return stored.float() if stored.dtype.itemsize == 1 else stored  # of 8 bits, few operations are there
+
+
+def _stored(grad: torch.Tensor) -> torch.Tensor:
     """Those values of a gradient that are stored."""
     if grad.layout is torch.strided:
-        return grad.float() if grad.dtype.itemsize == 1 else grad  # of 8 bits, few operations are there
+        return grad
     return grad._values() if grad.is_sparse else grad.values()
 
 

@@ -7,7 +7,7 @@ An objective is any callable ``objective(model, batch) -> Tensor | Outcome``. A 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -61,6 +61,7 @@ class Supervised:
             )
         self.loss, self._input, self._target = loss, input, target
         self._counts = _averaging(loss) is not None
+        self._takes_tensors = type(loss).__module__ == "torch.nn.modules.loss"
 
     def __call__(self, model: nn.Module, batch: Any) -> Outcome:
         """The loss of one batch, with the model's output for the metrics."""
@@ -69,7 +70,18 @@ class Supervised:
 
     def outcome(self, output: Any, target: Any) -> Outcome:
         """The loss of an output that is there already."""
+        if type(output) is not torch.Tensor and self._takes_tensors:
+            self._check_output(output)
         return Outcome(self.loss(output, target), output, target, _mean_count(self.loss, target) if self._counts else None)
+
+    def _check_output(self, output: Any) -> None:
+        if isinstance(output, torch.Tensor):  # of a kind of its own
+            return
+        name = type(self.loss).__name__
+        raise ObjectiveError(
+            f"{name} takes one tensor, and the model returns {describe(output)}; write an objective that takes the right one of it: "
+            f"def objective(model, batch): x, y = batch; output = model(x)...; return treadle.Outcome({name}()(output, y), output, y)"
+        )
 
     def to(self, device: torch.device) -> None:
         """Put the loss's own tensors, such as class weights, on a device."""
@@ -176,15 +188,38 @@ def as_outcome(result: Any, batch: Any) -> Outcome:
     return Outcome(loss, found["logits"], target)
 
 
-def keywords(objective: Objective) -> set[str] | None:
-    """Names of the keywords an objective takes beside model and batch; None where it takes any."""
+def keywords(function: Callable[..., Any], after: int = 2) -> set[str] | None:
+    """Names of the keywords that an objective takes beside model and batch, or a step after its three; None where it takes any."""
+    found = _keywords(function, after)
+    return None if any(p.kind is p.VAR_KEYWORD for p in found) else {p.name for p in found}
+
+
+def required(function: Callable[..., Any], after: int = 2) -> set[str]:
+    """Those of them that have no default."""
+    return {p.name for p in _keywords(function, after) if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def _keywords(function: Callable[..., Any], after: int) -> list[inspect.Parameter]:
     try:
-        parameters = list(inspect.signature(objective).parameters.values())
+        parameters = list(inspect.signature(function).parameters.values())
     except ValueError:  # some callables of C have no signature
-        return set()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return None
-    return {p.name for p in parameters[2:]} | {p.name for p in parameters[:2] if p.kind is p.KEYWORD_ONLY}
+        return []
+    return [
+        p for place, p in enumerate(parameters) if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD) or (place >= after and p.kind is not p.VAR_POSITIONAL)
+    ]
+
+
+def with_values(step: Callable[..., object], names: Iterable[str]) -> Callable[[Any, Any, Any], object]:
+    """An own body of the loop that gets those schedule values which it takes as keywords; itself, where it takes none."""
+    taken = keywords(step, after=3)
+    chosen = [name for name in names if taken is None or name in taken]
+    if not chosen:
+        return step
+
+    def body(here: Any, model: Any, optimizer: Any) -> object:
+        return step(here, model, optimizer, **{name: here.values[name] for name in chosen})
+
+    return body
 
 
 def accepted(objective: Objective, values: Mapping[str, T]) -> dict[str, T]:

@@ -10,8 +10,11 @@ import torch
 from torch.optim import Optimizer
 
 from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
+from treadle.step.closure import Closure, update_by_closure
 from treadle.step.fast import Update
+from treadle.step.fields import set_fields
 from treadle.step.gradients import Finiteness, backward, clip_gradients, norm_of, scale_gradients
+from treadle.step.joint import Joint
 from treadle.step.objective import Count, Outcome
 from treadle.system.precision import Precision
 
@@ -41,8 +44,10 @@ class Step:
         number: the n-th update is step n, from 1.
         samples: samples in the whole batch.
         ids: index of each sample in its dataset, int64 array of shape (samples,), or None.
-        values: this step's value of every schedule, by name.
+        values: this step's value of every schedule, by name: a number, or a dict by the names of optimizers or parameter groups.
+        names: the name of each optimizer that the run tracks.
         updates: how many optimizers have moved in this step.
+        run: the `Run` that it belongs to; None for a step without one.
         scaler: the loss scaler of fp16; None in any other number format.
         has_moved: whether an optimizer has moved in this step, or was about to.
         observers: called by each update as ``observer(params, grads)``, with the whole batch's gradient before it is clipped.
@@ -55,15 +60,19 @@ class Step:
         refuse: Callable[[str], object] | None = None,
         doubt: Callable[[int, torch.Tensor], object] | None = None,
         ask: bool = False,
+        run: Any = None,
     ) -> None:
         self._record, self._precision, self._refuse, self._doubt = record, precision, refuse or _stop, doubt
         # A value is asked for at once where that costs no wait for an accelerator, or where the run wants to know.
         self._ask = ask or self._is_free(precision.device)
+        self.run = run
         self.scaler: Any = precision.scaler
         self.number, self.samples, self.ids, self.updates = 0, 0, None, 0
-        self.values: Mapping[str, float] = {}
+        self.values: Mapping[str, Any] = {}
+        self.names: Mapping[Optimizer, str] = {}
         self._parts: Sequence[Any] = ()
         self._optimizers: dict[Optimizer, Update] = {}
+        self._joint: dict[tuple[Optimizer, ...], Joint] = {}
         self._counts: Sequence[int] = ()
         self._part = 0
         # A window goes from the first backward after an update to the last update after a backward.
@@ -95,7 +104,7 @@ class Step:
         for known in self._optimizers.values():
             known.clear()
 
-    def begin(self, number: int, batch: Part, values: Mapping[str, float]) -> None:
+    def begin(self, number: int, batch: Part, values: Mapping[str, Any]) -> None:
         """Take the next batch. Called by the run."""
         self.number, self.ids, self.values = number, batch.ids, values
         self._parts, self._counts, self.samples = batch.parts, batch.counts, sum(batch.counts)
@@ -114,12 +123,14 @@ class Step:
                 with self._precision.autocast():
                     yield batch
 
-    def backward(self, loss: torch.Tensor | Outcome, count: Count | None = None) -> None:
+    def backward(self, loss: torch.Tensor | Outcome, count: Count | None = None, *, retain_graph: bool = False, log: bool = True) -> None:
         """Add the gradient of a loss, weighted by its count over the whole batch's count.
 
         Args:
             loss: scalar tensor, a mean over `count` things; or an `Outcome`, whose count and logs are used.
             count: how many things; the micro-batch's samples unless told.
+            retain_graph: keep what the forward pass saved: another loss goes back through it.
+            log: whether loss and logs are those of the step; False for a further pass of the same update, which would count twice.
 
         Raises:
             ObjectiveError: the loss is not one number, or has no gradient.
@@ -139,10 +150,10 @@ class Step:
             self._explicit = True
         if not isinstance(loss, torch.Tensor):
             raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
-        if loss.numel() != 1 or not loss.requires_grad:
+        if loss.numel() != 1 or not loss.requires_grad or loss.dtype.is_complex:
             raise ObjectiveError(
-                f"step {self.number}: the loss must be one number with a gradient, got the shape {list(loss.shape)}, "
-                f"requires_grad={loss.requires_grad}"
+                f"step {self.number}: the loss must be one number with a gradient, and no complex one; got {loss.dtype} of the shape "
+                f"{list(loss.shape)}, requires_grad={loss.requires_grad}"
             )
         if self._ask:
             value: Any = loss.item()
@@ -156,30 +167,42 @@ class Step:
                 return self._refuse_window(f"the loss is {value}")
         else:
             value = loss.detach()
-        if logs:
-            for name, number in logs.items():
-                self._record(name, number, count)
-        self._record("loss", value, count, self._part not in self._logged)
-        self._logged.add(self._part)
+        if log:
+            if logs:
+                for name, number in logs.items():
+                    self._record(name, number, count)
+            self._record("loss", value, count, self._part not in self._logged)
+            self._logged.add(self._part)
         self._seen[self._part] = count
         share = count / self.samples if len(self._parts) > 1 else None
         if self._precision.dtype is None:
-            backward(loss, share)
+            backward(loss, share, retain_graph)
             return
         with self._precision.full():
-            backward(loss if self.scaler is None else self.scaler.scale(loss), share)
+            backward(loss if self.scaler is None else self.scaler.scale(loss), share, retain_graph)
 
-    def update(self, optimizer: Optimizer, clip: float | None = None) -> None:
+    def update(self, optimizer: Optimizer, *others: Optimizer, clip: float | None = None, closure: Closure | None = None) -> None:
         """One optimizer update: unscale, clip, this step's schedule values, step, zero_grad.
 
         Args:
             optimizer: whose parameters move.
+            others: further optimizers that move by the same gradient: it has one norm, and is finite or not as one.
             clip: largest norm of the whole gradient; None does not clip.
+            closure: for an optimizer that evaluates loss and gradient by itself, such as `torch.optim.LBFGS`: a function
+                without arguments that goes over the step and calls `backward`, as often as it is called. Each call draws the
+                same random numbers, and the first one's loss is logged.
 
         Raises:
             UsageError: there is no gradient, because `backward` was not called, or its loss does not depend on these parameters.
         """
-        known = self._optimizers.get(optimizer) or self._known(optimizer)
+        known: Update | Joint = self._optimizers.get(optimizer) or self._known(optimizer)
+        if others:
+            known = self._together(optimizer, *others)
+            optimizer = known.optimizer
+        if closure is not None:
+            if others:
+                raise UsageError("a closure belongs to one optimizer, which evaluates it when it likes; update each with a closure of its own")
+            return update_by_closure(self, known, closure, clip)
         if self._refused:
             return self._leave_out(known)
         params, grads = known.gradients()
@@ -196,29 +219,76 @@ class Step:
         flag = None
         if self.scaler is None:  # which leaves out by itself what is not finite, and scales less
             if not self._ask:
-                flag = self._flag(clip)
-            elif wrong := self._wrong(clip):
+                flag = self._finiteness.flag(grads if clip is None else [self._norm])  # type: ignore[list-item]
+            elif wrong := self._finiteness.wrong(grads, None if clip is None else self._norm):
                 self._refuse_window(wrong)
                 return self._leave_out(known)
         if clip is not None:
             clip_gradients(params, self._norm, clip)  # type: ignore[arg-type]
         self.has_moved = True
         if self.values:
-            self._set_values(optimizer)
+            self.set_values(optimizer)
         if self.scaler is not None:
             self.scaler.step(optimizer)
             known.clear()
         elif flag is None:
             known.step(params, grads)
         else:
-            self._step_unless(optimizer, flag)
-            known.clear()
+            if self._doubt is not None:
+                self._doubt(self.number, flag)
+            known.step_unless(flag)
         self._updated = True
         self.updates += 1
+        if others:
+            self.updates += len(others)
+
+    def take_gradient(self, optimizer: Optimizer, *others: Optimizer) -> dict[torch.Tensor, torch.Tensor]:
+        """The gradient of the whole batch, taken away, and nothing is updated: for updates that need more than one pass.
+
+        What is done with it is the caller's: move weights and go over the step again, compare it with that of another loss, or write
+        a gradient of one's own into ``parameter.grad`` before `update`.
+
+        Args:
+            optimizer: whose parameters it belongs to.
+            others: further optimizers.
+
+        Returns:
+            gradient by parameter, weighted over micro-batches and not clipped; empty where this update is left out, because
+            something was not finite.
+
+        Raises:
+            UsageError: there is no gradient; or in fp16, whose gradients are scaled.
+        """
+        if self.scaler is not None:
+            raise UsageError("take_gradient() needs the gradient as it is, and fp16 scales it; use machine.precision='bf16' or 'fp32'")
+        known = self._together(optimizer, *others) if others else self._known(optimizer)
+        params, grads = ([], []) if self._refused else known.gradients()
+        self._grads, self._norm = grads, None
+        if self._refused:
+            return {}
+        if not params:
+            self._check_nothing_counted()
+            return {}
+        if len(self._parts) > 1:
+            self._weigh(known.optimizer)
+        if not self._ask:
+            if self._doubt is not None:
+                self._doubt(self.number, self._finiteness.flag(grads))
+        elif wrong := self._finiteness.wrong(grads, None):
+            self._refuse_window(wrong)
+            return {}
+        known.clear()
+        self._updated = self.has_moved = True  # what the caller moves by it, nobody can take back
+        return dict(zip(params, grads, strict=True))
 
     def _known(self, optimizer: Optimizer) -> Update:
         """How an optimizer is stepped, from its first time on."""
         return self._optimizers.setdefault(optimizer, Update(optimizer))
+
+    def _together(self, *optimizers: Optimizer) -> Joint:
+        if optimizers not in self._joint:
+            self._joint[optimizers] = Joint([self._known(optimizer) for optimizer in optimizers])
+        return self._joint[optimizers]
 
     def _open_window(self) -> None:
         """Forget counts and gradients: where there are several optimizers, a backward for one leaves gradients with the others."""
@@ -235,10 +305,10 @@ class Step:
         Raises:
             UsageError: some of the parts had no backward.
         """
-        if 0 < len(self._seen) < len(self._parts):
+        if len(self._seen) < len(self._parts) and not self._updated:
             raise UsageError(
-                f"step {self.number}: update() after {len(self._seen)} of {len(self._parts)} micro-batches; call it after the loop over the step, "
-                "so that the batch is one however it is cut"
+                f"step {self.number}: update() after {len(self._seen)} of {len(self._parts)} micro-batches; call step.backward for each, and "
+                "update() after the loop over the step, so that the batch is one however it is cut"
             )
         if self.scaler is not None:  # gradients as they are without the loss scale, which stays the same through a window
             self.scaler.unscale_(optimizer)
@@ -248,68 +318,9 @@ class Step:
             if isinstance(total, torch.Tensor) or total not in (0, self.samples):
                 scale_gradients(self._grads, self.samples / total)
 
-    def _set_values(self, optimizer: Optimizer) -> None:
-        """This step's schedule values, for the fields of an optimizer that have their names."""
-        for group in optimizer.param_groups:
-            for name, value in self.values.items():
-                if name in group:
-                    group[name] = value
-
-    def made(self, outcome: Outcome, grads: list[torch.Tensor], norm: torch.Tensor | None, found: torch.Tensor) -> None:
-        """Take in a whole step that was made in one piece, see `treadle.step.whole`: what `backward` and `update` would have noted.
-
-        Args:
-            outcome: of the one micro-batch, without a graph.
-            grads: the gradients.
-            norm: of the whole gradient, where it is known.
-            found: 1.0 where something was not finite, so that nothing moved.
-
-        Raises:
-            NonFiniteLoss: it was. On the CPU at once; on an accelerator when values are next fetched.
-        """
-        value: Any = outcome.loss
-        count: Any = self._counts[0] if outcome.count is None else outcome.count
-        self._seen[0], self._updated = count, True
-        if self._ask:
-            value, count = value.item(), count.item() if isinstance(count, torch.Tensor) else count
-            if count == 0:
-                return
-            if not math.isfinite(value):
-                return self._refuse_window(f"the loss is {value}")
-        for name, number in outcome.logs.items():
-            self._record(name, number, count)
-        self._record("loss", value, count)
-        if self._ask and found.item():
-            what = "the gradient is" if norm is None else f"the norm of the gradient is {norm.item()}:"
-            return self._refuse_window(f"{what} not finite")
-        if not self._ask and self._doubt is not None:
-            self._doubt(self.number, found.clone())
-        self._grads, self._norm = grads, norm
-        self.updates += 1
-
-    def _wrong(self, clip: float | None) -> str:
-        """What about the gradient is not finite; empty where all is. To clip, its norm has to be, too."""
-        if clip is None:
-            return "" if self._finiteness.holds(self._grads) else "the gradient is not finite"
-        norm = self._norm.item()  # type: ignore[union-attr]
-        return "" if math.isfinite(norm) else f"the norm of the gradient is {norm}"
-
-    def _flag(self, clip: float | None) -> torch.Tensor:
-        """The same, as a number that stays on the device: 1.0 where something is not finite."""
-        return self._finiteness.flag(self._grads if clip is None else [self._norm])  # type: ignore[list-item]
-
-    def _step_unless(self, optimizer: Optimizer, flag: torch.Tensor) -> None:
-        """Step where a flag is 0.0: an optimizer that can, a fused one, looks at it on the device. The host is told at the next fetch."""
-        if self._doubt is not None:
-            self._doubt(self.number, flag)
-        if not getattr(optimizer, "_step_supports_amp_scaling", False):
-            optimizer.step()
-            return
-        optimizer.grad_scale, optimizer.found_inf = None, flag  # type: ignore[attr-defined]
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+    def set_values(self, optimizer: Optimizer) -> None:
+        """Put this step's schedule values into the fields of an optimizer that have their names; `update` does it by itself."""
+        set_fields(optimizer, self.values, self.names.get(optimizer, ""))
 
     def _refuse_window(self, what: str) -> None:
         """Something is not finite: stop, or go on without this update."""
@@ -317,7 +328,7 @@ class Step:
         moved = f"{self.updates} other update(s) of this step were made before" if self.updates else "nothing was updated in this step"
         self._refuse(f"{what} at step {self.number}; {moved}. Its samples, by their index in the data: {_short(self.ids)}")
 
-    def _leave_out(self, known: Update) -> None:
+    def _leave_out(self, known: Update | Joint) -> None:
         known.clear()
         self._updated = True
 

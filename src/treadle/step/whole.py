@@ -7,6 +7,7 @@ from moving anything; the host is told as it is told otherwise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +17,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from treadle.core.structure import leaves, map_leaves
+from treadle.step.fields import fields_of
 from treadle.step.gradients import Finiteness, norm_of
 from treadle.step.objective import Objective, Outcome, as_outcome
 from treadle.step.rules import UpdateRule, why_not
+from treadle.step.step import Step
 from treadle.system.precision import Precision
 
 Body = Callable[[Any, Any, Any], object]
@@ -64,7 +67,7 @@ def why_not_whole(model: Any, optimizer: Any, precision: Precision, has_own_step
         return "machine.micro_batch cuts the batch"
     if taken:
         return f"the objective takes the schedule {taken[0]!r}"
-    fields = {name for group in optimizer.param_groups for name in group} & scheduled
+    fields = fields_of(optimizer) & scheduled
     if others := sorted(fields - {"lr"}):
         return f"{others[0]!r} of the optimizer is scheduled; only lr can be"
     return why_not(optimizer)
@@ -172,9 +175,8 @@ class WholeBody:
         if not self.takes(step):
             self._otherwise(step, model, optimizer)
             return
-        if "lr" in step.values:
-            for group in optimizer.param_groups:
-                group["lr"] = step.values["lr"]
+        if step.values:
+            step.set_values(optimizer)
         self._whole.update.begin()
         batch = step.parts[0]
         try:
@@ -184,9 +186,41 @@ class WholeBody:
             self._say(f"warning: the step cannot be one graph, and is made as it would be without that: {error}")
             self._otherwise(step, model, optimizer)
             return
-        step.made(made.outcome, made.grads, made.norm, made.found)
+        take_in(step, made)
         if not step.refused:
             self._feed(made.outcome)
+
+
+def take_in(step: Step, made: Made) -> None:
+    """Note what `Step.backward` and `Step.update` would have noted, had they made the step.
+
+    Args:
+        step: of one micro-batch.
+        made: what was made in its place.
+
+    Raises:
+        NonFiniteLoss: something was not finite. On the CPU at once; on an accelerator when values are next fetched.
+    """
+    outcome, norm = made.outcome, made.norm
+    value: Any = outcome.loss
+    count: Any = step.counts[0] if outcome.count is None else outcome.count
+    step._seen[0], step._updated = count, True
+    if step._ask:
+        value, count = value.item(), count.item() if isinstance(count, torch.Tensor) else count
+        if count == 0:
+            return
+        if not math.isfinite(value):
+            return step._refuse_window(f"the loss is {value}")
+    for name, number in outcome.logs.items():
+        step._record(name, number, count)
+    step._record("loss", value, count)
+    if step._ask and made.found.item():
+        what = "the gradient is" if norm is None else f"the norm of the gradient is {norm.item()}:"
+        return step._refuse_window(f"{what} not finite")
+    if not step._ask and step._doubt is not None:
+        step._doubt(step.number, made.found.clone())
+    step._grads, step._norm = made.grads, norm
+    step.updates += 1
 
 
 def own(made: Made) -> Made:

@@ -74,3 +74,9 @@ def preserved_rng() -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+def cpu_state() -> tuple[object, ...]:
+    """The state of this process's three generators, to be compared with another: whether anything was drawn between them."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return random.getstate(), name, np.asarray(keys).tobytes(), *rest, torch.get_rng_state().numpy().tobytes()

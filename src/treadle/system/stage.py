@@ -75,6 +75,19 @@ class Profiled:
 
 
 @dataclass(frozen=True)
+class Explained:
+    """What is to be told of a run before it begins, see `treadle.explain`.
+
+    Args:
+        path: where the timeline is written.
+        epoch: which one, from 1.
+    """
+
+    path: str
+    epoch: int = 1
+
+
+@dataclass(frozen=True)
 class Stage:
     """What a directed program does otherwise.
 
@@ -92,6 +105,7 @@ class Stage:
         witness: whether each step is written down in `witness.jsonl` of the run folder.
         inspect: what to write down for a search for causes.
         profile: how the first run that goes on for long enough is profiled; it ends the process.
+        explain: what to tell of the first run, in place of its steps; it ends the process.
         report: a file that says which runs began, where, and what ended them: a JSON object a line.
     """
 
@@ -108,6 +122,7 @@ class Stage:
     witness: bool = False
     inspect: Inspect | None = None
     profile: Profiled | None = None
+    explain: Explained | None = None
     report: str | None = None
 
     def save(self, path: Path) -> None:
@@ -160,6 +175,7 @@ def current_stage() -> Stage | None:
         fields = json.loads(Path(path).read_text(encoding="utf-8"))
         fields["kill"] = fields.get("kill") and Kill(**fields["kill"])
         fields["inspect"] = fields.get("inspect") and Inspect(**fields["inspect"])
+        fields["explain"] = fields.get("explain") and Explained(**fields["explain"])
         fields["profile"] = fields.get("profile") and Profiled(**fields["profile"])
         return Stage(**fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -9,10 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from treadle.core.errors import ConfigError, ObjectiveError
+from treadle.system.groups import Groups
+from treadle.system.shares import check_apart, shares
 
 Say = Callable[[str], None]
 _FUSED = (SGD, Adam, AdamW)
@@ -24,7 +27,8 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
 
     Args:
         model: a module, or several by name.
-        optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names.
+        optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names; for one model
+            also several by name, see `treadle.system.shares`.
         device: where they go.
         say: told what is odd but allowed.
         channels_last: until when images are laid out with the channels last; None leaves them as they are.
@@ -41,11 +45,11 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
             if isinstance(one, nn.Module):
                 channels_last.callback(lay_out_channels_last(unwrapped(one)).remove)
     if not isinstance(model, Mapping):
-        return _prepare_one(model, optimizer, device, "optimizer", say)
+        return _prepare_one(model, optimizer, device, "the optimizer", say)
     if not isinstance(optimizer, Mapping) or set(optimizer) != set(model):
         given = sorted(optimizer) if isinstance(optimizer, Mapping) else type(optimizer).__name__
         raise ConfigError(f"several models need an optimizer each, under the same names {sorted(model)}; got {given}")
-    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"optimizer {name!r}", say) for name in model}
+    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"the optimizer {name!r}", say) for name in model}
     return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
 
 
@@ -80,44 +84,70 @@ def fused_where_it_can_be(factory: Any, device: torch.device, parameters: Iterab
     return partial(factory, fused=True) if all(p.is_floating_point() for p in parameters) else factory
 
 
-def set_train_mode(module: nn.Module) -> None:
-    """Train mode, but for parts that are frozen as a whole and were put in evaluation mode: their statistics stay."""
-    parameters = list(module.parameters())
-    if not module.training and parameters and not any(parameter.requires_grad for parameter in parameters):
-        return
-    module.training = True
-    for child in module.children():
-        set_train_mode(child)
-
-
 def unwrapped(item: Any) -> Any:
     """What is inside torch.compile's wrapper, so that its prefix never reaches a file."""
     return getattr(item, "_orig_mod", item)
 
 
-def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, say: Say) -> tuple[nn.Module, Optimizer]:
-    if not isinstance(model, nn.Module):
-        raise ConfigError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
-    if isinstance(model, nn.DataParallel):
-        raise ConfigError(
-            "nn.DataParallel is not supported: it copies the model at each step and averages means of batches; give the model inside it"
-        )
+def _prepare_one(model: Any, optimizer: Any, device: torch.device, name: str, say: Say) -> tuple[nn.Module, Any]:
+    _check_model(model)
     trainable = _trainable(model)
     model.to(device)
-    if not isinstance(optimizer, Optimizer):
-        if isinstance(optimizer, Mapping):
-            names = sorted(optimizer)
-            raise ConfigError(f"one model takes one optimizer, got {len(names)}: give its parts as several models, under the same names {names}")
-        if not callable(optimizer):
+    found: Any
+    if isinstance(optimizer, Mapping):
+        given = shares(optimizer, trainable)
+        found = {key: _built(model, one, share, device, f"the optimizer {key!r}") for key, (one, share) in given.items()}
+        check_apart((), found.values(), [model])
+    else:
+        found = _built(model, optimizer, trainable, device, name)
+        _compare(model, trainable, found, name, say)
+    for one in found.values() if isinstance(found, dict) else (found,):
+        _check_device(one, device, name)
+    return model, found
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"the model must be a torch.nn.Module, got {type(model).__name__}")
+    for path, module in model.named_modules():
+        if isinstance(module, nn.DataParallel):
+            where = f", at {path!r}" if path else ""
             raise ConfigError(
-                f"the {name} must be a callable that takes parameters, such as partial(torch.optim.SGD, lr=0.01), or an optimizer; got {optimizer!r}"
+                f"nn.DataParallel is not supported{where}: it copies the model at each step and averages means of batches; give the model inside it"
             )
-        given = list(trainable.values())
-        optimizer = fused_where_it_can_be(optimizer, device, given)(given)
-        if not isinstance(optimizer, Optimizer):
-            raise ConfigError(f"the {name} must give a torch.optim.Optimizer when called with parameters, got {type(optimizer).__name__}")
-    _compare(model, trainable, optimizer, name, say)
-    return model, optimizer
+    if lazy := [key for key, parameter in model.named_parameters() if is_lazy(parameter)]:
+        raise ConfigError(
+            f"{', '.join(lazy[:3])} of {type(model).__name__} have no shape yet, so there is nothing to optimize: call the model once on an example "
+            "batch before, in an own loop ahead of run.prepare, else in the function that builds it"
+        )
+
+
+def _built(model: nn.Module, optimizer: Any, parameters: Mapping[str, nn.Parameter], device: torch.device, name: str) -> Optimizer:
+    """An optimizer, from what was given for one."""
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if not callable(optimizer):
+        raise ConfigError(
+            f"{name} must be a callable that takes parameters, such as partial(torch.optim.SGD, lr=0.01), or an optimizer; got {optimizer!r}"
+        )
+    given = list(parameters.values())
+
+    def kernels(factory: Any) -> Any:
+        return fused_where_it_can_be(factory, device, given)
+
+    found = optimizer.build(model, parameters, kernels) if isinstance(optimizer, Groups) else kernels(optimizer)(given)
+    if not isinstance(found, Optimizer):
+        raise ConfigError(f"{name} must give a torch.optim.Optimizer when called with parameters, got {type(found).__name__}")
+    return found
+
+
+def _check_device(optimizer: Optimizer, device: torch.device, name: str) -> None:
+    elsewhere = [p for group in optimizer.param_groups for p in group["params"] if p.device.type != device.type]
+    if elsewhere:
+        raise ConfigError(
+            f"{name} has {len(elsewhere)} parameters on {elsewhere[0].device}, and the run is on {device}; the first has the shape "
+            f"{list(elsewhere[0].shape)}. Make it a parameter of the model, which is moved, or make it on that device"
+        )
 
 
 def _channels_last(value: Any) -> Any:
@@ -142,9 +172,9 @@ def _compare(model: nn.Module, trainable: Mapping[str, nn.Parameter], optimizer:
     missing = [key for key, parameter in trainable.items() if id(parameter) not in held]
     if len(missing) == len(trainable):
         raise ObjectiveError(
-            f"the {name} has none of the parameters of {type(model).__name__}; give a callable such as partial(torch.optim.SGD, lr=0.01), "
+            f"{name} has none of the parameters of {type(model).__name__}; give a callable such as partial(torch.optim.SGD, lr=0.01), "
             "or build it from this very model's parameters"
         )
     if missing:
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-        say(f"warning: the {name} does not move {len(missing)} of {len(trainable)} trainable parameters: {shown}")
+        say(f"warning: {name} does not move {len(missing)} of {len(trainable)} trainable parameters: {shown}")

@@ -1,0 +1,1 @@
+"""Told beforehand: what will happen in a run, in which order, and at which steps."""
