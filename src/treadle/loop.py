@@ -179,7 +179,7 @@ class Loop:
         self.events.attach(self._run)
         optimizers = {name.removeprefix("optimizer-"): item for name, item in self.tracked.optimizers().items()}  # a Trainer's "optimizer-G"
         self.step.names = {item: name for name, item in optimizers.items()}
-        self._schedules = bound(self._schedules, optimizers, self.progress, self._run._taken)
+        self._run.schedules = self._schedules = bound(self._schedules, optimizers, self.progress, self._run._taken)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)

@@ -60,6 +60,7 @@ def test_it_lowers_the_lr_when_torchs_does(values, patience, cooldown, mode, min
         treadle.Plateau("valid/loss", factor=0.5, patience=patience, cooldown=cooldown, mode=mode, min_delta=min_delta, min_lr=min_lr),
     )
     plateau.attach(told)
+    plateau.on_run_started(told)
     for value in values:
         told.value = value
         plateau.judge(told)
@@ -71,6 +72,7 @@ def test_a_step_without_the_value_is_no_measurement():
     own = optimizer()
     told, plateau = Told(own), treadle.Plateau("valid/loss", patience=1)
     plateau.attach(told)
+    plateau.on_run_started(told)
     for told.value in (1.0, None, None, None):
         plateau.judge(told)
     assert own.param_groups[0]["lr"] == 0.1 and len(told.logged) == 1
@@ -79,6 +81,7 @@ def test_a_step_without_the_value_is_no_measurement():
 def test_no_factor_brings_a_scheduled_lr_below_its_limit_but_the_schedule_itself_may():
     told, plateau = Told(optimizer(), {"lr": lambda progress: progress}), treadle.Plateau("valid/loss", factor=0.1, patience=1, min_lr=0.2)
     plateau.attach(told)
+    plateau.on_run_started(told)
     plateau.scale = 0.1
     assert [told.schedules["lr"](value) for value in (4.0, 1.0, 0.1)] == [0.4, 0.2, 0.1]
 
@@ -89,6 +92,7 @@ def test_every_group_keeps_its_share_and_a_tensor_stays_the_same_tensor():
     own = torch.optim.SGD([{"params": weights[:1], "lr": 0.1, "name": "body"}, {"params": weights[1:], "lr": rate, "name": "head"}], foreach=False)
     told, plateau = Told(own), treadle.Plateau("valid/loss", factor=0.5, patience=1)
     plateau.attach(told)
+    plateau.on_run_started(told)
     for told.value in (1.0, 1.0):
         plateau.judge(told)
     assert own.param_groups[0]["lr"] == 0.05 and own.param_groups[1]["lr"] is rate and float(rate) == pytest.approx(0.2)
