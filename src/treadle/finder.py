@@ -177,12 +177,12 @@ class _Sweep:
         progress = Progress(self._duration, loader.epoch_size, loader.epoch_steps, loader.epoch_samples)
         names = {"optimizer": self._optimizer} if isinstance(self._optimizer, Optimizer) else self._optimizer
         given = self._trainer._schedules
-        schedules = bound({name: schedule for name, schedule in given.items() if name != "lr"}, names, progress, set(given))
+        others = {name: schedule for name, schedule in given.items() if name != "lr"}
         passes_lr = self._all_rise and isinstance(given.get("lr"), Schedule)
         means, wrong = Means(guard=False), list[str]()
         step = Step(means.add, self._precision, wrong.append, ask=True)
         step.adopt(_values(self._optimizer))
-        step.names = {optimizer: name for name, optimizer in names.items()}
+        step.names, schedules = bound(others, names, progress, set(given))
         shares = [float(group["lr"]) for group in self._groups]
         with closing(loader.batches()) as batches:
             for rate, batch in zip(rates, batches, strict=False):

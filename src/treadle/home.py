@@ -63,6 +63,15 @@ class Home:
                 if run_config(numbered(self._asked)[0]).run_dir == self.config.run_dir:
                     raise  # it is this very run, and goes on elsewhere
 
+    def note(self, facts: dict[str, Any], is_over: bool) -> None:
+        """Say in `run.json` how things are: it is for people; training and resume do not need it."""
+        if is_over and (journal := self.log.sum()) is not None:
+            self.folder.files["metrics.jsonl"] = journal
+        try:
+            self.folder.write_record(facts)
+        except OSError as error:
+            self.log.say(f"warning: run.json cannot be written: {error.strerror}")
+
     def recorded(self, loader: Loader | None, device: torch.device, say: Callable[[str], None]) -> None:
         """Find out what makes this run, and compare it with what made it so far. Of a run that is over, nothing.
 

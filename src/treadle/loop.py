@@ -15,7 +15,6 @@ from typing import Any
 from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
-from treadle.config.schema import run_config
 from treadle.core.errors import CheckpointError, ConfigError, RunFinished
 from treadle.core.events import Events
 from treadle.core.mix import mix
@@ -24,7 +23,7 @@ from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
 from treadle.failure.capsule import Failures
 from treadle.failure.halving import Halving
-from treadle.log.log import Log
+from treadle.home import Home
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
 from treadle.preflight import check_lengths, epoch_of_steps, heading, never_logged
@@ -32,7 +31,6 @@ from treadle.rows import window_row
 from treadle.step.binding import bound
 from treadle.step.step import Step
 from treadle.system.averaged import end_training
-from treadle.system.folder import RunFolder
 from treadle.system.precision import Precision
 from treadle.system.seed import get_rng_state, preserved_rng, seed, set_rng_state
 from treadle.system.signals import StopRequest
@@ -49,17 +47,15 @@ class Loop:
 
     Args:
         run: what handlers are called with.
-        given: the user's config: a `Config`, or one that holds one.
+        home: where the run lives: its config, its folder, its log.
         schedules: values that change, by name.
-        folder: the run folder.
-        log: where rows go.
         precision: the number format of the forward pass.
     """
 
-    def __init__(self, run: Any, given: Any, schedules: dict[str, Any], folder: RunFolder, log: Log, precision: Precision) -> None:
-        self._run, self._given, self._config = run, given, run_config(given)
-        self._schedules, self._folder, self._log = schedules, folder, log
-        config = self._config
+    def __init__(self, run: Any, home: Home, schedules: dict[str, Any], precision: Precision) -> None:
+        self._run, self._home, self._schedules = run, home, schedules
+        self._config, self._folder, self._log = home.config, home.folder, home.log
+        config, folder, log = home.config, home.folder, home.log
         self._device = precision.device
         self._means = Means()
         self.events: Events = run.events
@@ -177,9 +173,8 @@ class Loop:
         self.before = self.progress = self.after = Progress(duration, *lengths)
         check_lengths(self.progress, self._config, self.events.cadences(), loader, epoch)
         self.events.attach(self._run)
-        optimizers = {name.removeprefix("optimizer-"): item for name, item in self.tracked.optimizers().items()}  # a Trainer's "optimizer-G"
-        self.step.names = {item: name for name, item in optimizers.items()}
-        self._run.schedules = self._schedules = bound(self._schedules, optimizers, self.progress, self._run._taken)
+        self.step.names, self._schedules = bound(self._schedules, self.tracked.optimizers(), self.progress, self._run._taken)
+        self._run.schedules = self._schedules
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)
@@ -196,7 +191,7 @@ class Loop:
             )
             return
         self._failures.begin()
-        self._folder.save_config(self._given)
+        self._folder.save_config(self._home.given)
         self._listening.enter_context(self._stop.listening())
         self.begun = True
         if states is None:
@@ -401,9 +396,4 @@ class Loop:
 
     def record(self) -> None:
         """Say in `run.json` how things are."""
-        if self.over and (journal := self._log.sum()) is not None:
-            self._folder.files["metrics.jsonl"] = journal
-        try:
-            self._write_record(self._facts())
-        except OSError as error:  # the record is for people; training and resume do not need it
-            self._log.say(f"warning: run.json cannot be written: {error.strerror}")
+        self._home.note({**self._facts(), **self.checkpoints.places}, is_over=self.over)

@@ -28,6 +28,7 @@ from treadle.home import Home
 from treadle.log.writer import Writer
 from treadle.loop import Loop
 from treadle.metrics.group import Group
+from treadle.readers import Readers
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
 from treadle.system.averaged import begin_training
@@ -97,7 +98,6 @@ class Run:
         self._stack = ExitStack()
         self._prepared: list[Any] = []
         self._taken: set[str] = set()  # schedules that a Trainer knows to be taken by somebody
-        self._evaluation: dict[int, tuple[Any, Loader]] = {}
 
     # --- the context ---
 
@@ -106,7 +106,8 @@ class Run:
         self.device = pick_device(machine.device)
         self.precision = Precision(machine.precision, self.device)
         self._home.open()
-        self._loop = Loop(self, self._home.given, self.schedules, self._home.folder, self._home.log, self.precision)
+        self._loop = Loop(self, self._home, self.schedules, self.precision)
+        self._readers = Readers(self.config, self.device, self._loop.halving)
         self._stack.enter_context(preserved_rng())
         self._stack.enter_context(deterministic_kernels(machine.deterministic))
         self._stack.enter_context(self.precision.products())
@@ -348,24 +349,10 @@ class Run:
         self._loop.evaluated = self._loop.begun and not self._loop.over
         values, loop = accepted(objective, self.step.values), self._loop
         try:
-            return self._over(data, lambda loader: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
+            return self._readers.over(data, lambda loader: evaluate(model, objective, loader, group, self.precision, values, loop.watch))
         finally:
             if loop.over:  # no step follows that would move the bar
                 loop.tick()
-
-    def _over(self, data: Any, look: Callable[[Loader], T]) -> T:
-        """Call what goes over a dataset without training; with ``machine.micro_batch="auto"`` again, with smaller batches, where it does not fit."""
-        if id(data) not in self._evaluation:
-            while len(self._evaluation) >= 8:  # data made anew for each evaluation must not pile up
-                del self._evaluation[next(iter(self._evaluation))]
-            self._evaluation[id(data)] = (data, evaluation_loader(data, self.config, self.device))
-        loader, halving = self._evaluation[id(data)][1], self._loop.halving
-        while True:
-            try:
-                return look(loader)
-            except Exception as error:
-                if halving is None or not halving.shrinks(loader, error):
-                    raise
 
     def stop(self, reason: str) -> None:
         """End the run at the next safe point, saved; the reason is in `Result.status` and in `run.json`."""

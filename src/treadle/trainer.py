@@ -334,7 +334,7 @@ class Trainer:
             outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         if self.valid is not None:
-            outcome = run._over(self.valid, lambda reader: self._checked(run, reader, reader.peek(), training=False))
+            outcome = run._readers.over(self.valid, lambda reader: self._checked(run, reader, reader.peek(), training=False))
             names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
         asked = [("checkpoint.best", self.config.checkpoint.best), *monitored]

@@ -77,7 +77,7 @@ def of_block(number):
         (lambda name, p: p.shape == (3,), ["head.bias"]),
         (["head.bias", "scale"], ["scale", "head.bias"]),
     ],
-    ids=str,
+    ids=lambda value: None if callable(value) else str(value),
 )
 def test_a_pattern_is_a_name_a_module_a_glob_a_regular_expression_or_a_function(pattern, expected):
     found = built(treadle.groups(SGD, {"some": pattern}))

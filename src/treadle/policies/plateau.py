@@ -128,8 +128,13 @@ class _Scaled(Schedule):
     def __init__(self, schedule: Callable[[Any], float], plateau: Plateau) -> None:
         self._schedule, self._plateau = schedule, plateau
 
-    def __call__(self, progress: Any) -> float:
-        return self._plateau._limited(self._schedule(progress), self._plateau.scale)
+    def __call__(self, progress: Any) -> Any:
+        return self._scaled(self._schedule(progress))
+
+    def _scaled(self, value: Any) -> Any:
+        if isinstance(value, Mapping):  # a scheduler of torch's gives one for each group
+            return {name: self._scaled(one) for name, one in value.items()}
+        return self._plateau._limited(value, self._plateau.scale)
 
 
 def set_lr(group: dict[str, Any], value: float) -> None:
