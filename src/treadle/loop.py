@@ -174,6 +174,7 @@ class Loop:
         check_lengths(self.progress, self._config, self.events.cadences(), loader, epoch)
         self.events.tell("attach", self._run)
         self.step.names, self._schedules = bound(self._schedules, self.tracked.optimizers(), self.progress, self._run._taken)
+        self._run.schedules = self._schedules
         self.events.tell("prepare", self._run)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:

@@ -37,6 +37,7 @@ from treadle.system.code import maker
 from treadle.system.device import check_graphs, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
+from treadle.system.wrap import called
 from treadle.validation import EvaluatedSet, check_weight_names, evaluated_sets, splits
 
 
@@ -300,7 +301,7 @@ class Trainer:
         several = model if isinstance(model, Mapping) else {"model": model}
         with preserved_rng():
             seed(self.config.seed)
-            built = {name: one if isinstance(one, nn.Module) else _called(one) for name, one in several.items()}
+            built = {name: one if isinstance(one, nn.Module) else called(one) for name, one in several.items()}
         return built if isinstance(model, Mapping) else built["model"]
 
     def _set_up(self, run: Run) -> None:
@@ -384,16 +385,6 @@ class Trainer:
     def _to_device(self) -> None:
         for model in _named("model", self.model).values():
             model.to(self.device)
-
-
-def _called(model: Any) -> Any:
-    if not callable(model):
-        raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
-    try:
-        return model()
-    except TypeError as error:
-        error.add_note("the model is called without arguments; where it needs some, give a callable that brings them: lambda: MyModel(...)")
-        raise
 
 
 def _named(name: str, item: Any) -> dict[str, Any]:
