@@ -23,7 +23,7 @@ from treadle.evaluation import as_found, feed
 from treadle.metrics.group import Group
 from treadle.step.binding import NEAR
 from treadle.step.fields import fields_of
-from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
+from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_count, check_loss, check_pair, keywords, required
 from treadle.system.groups import overview
 from treadle.system.precision import Precision
 from treadle.system.seed import seed
@@ -125,6 +125,7 @@ def check_batch(
                 error.add_note("the batch has float64 values and the model float32 weights; give float32 data, such as inputs.float()")
             raise
         check_loss(outcome.loss, trains=training)
+        check_count(outcome.count)
         feed(metrics, outcome)
         metrics.reset()
     for warning in caught:

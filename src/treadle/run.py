@@ -279,12 +279,12 @@ class Run:
             event: a name that was declared with ``events=(...)``.
 
         Raises:
-            UsageError: it was not, it is one of the run's own, or the loop has not begun.
+            UsageError: it was not, it is one of the run's own, the loop has not begun, or one of its own handlers fires it.
         """
         self.events.check_own(event)
         if not self._loop.begun:
             raise UsageError(f"cannot fire {event!r}: the loop has not begun")
-        self.events.fire(event, self, self._loop.before, self._loop.after)
+        self.events.fire_own(event, self, self._loop.before, self._loop.after)
 
     def autocast(self) -> AbstractContextManager[object]:
         """The number format of the forward pass, for loops that do not iterate over the step."""

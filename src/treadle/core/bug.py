@@ -21,7 +21,7 @@ def add_report_note(error: BaseException, folder: object = None) -> None:
     """
     if isinstance(error, (TreadleError, OSError, MemoryError)) or not isinstance(error, Exception):
         return
-    place = _raised_by_us(error)
+    place = _raised_by_us(_before_a_generator(error))
     if place is None or getattr(error, "__notes__", None):  # what has a note is explained already
         return
     files = f" and, of {folder}, run.json, config.yaml and the last rows of metrics.jsonl" if folder else ""
@@ -29,6 +29,12 @@ def add_report_note(error: BaseException, folder: object = None) -> None:
         f"raised inside Treadle ({place}). If that line calls something of yours, the cause is there; else this is a bug of Treadle's: "
         f"please report it where you got Treadle from, with this traceback{files}"
     )
+
+
+def _before_a_generator(error: Exception) -> Exception:
+    """What was raised: out of a generator, such as our loop, a StopIteration comes as a RuntimeError that Python raises."""
+    cause = error.__cause__
+    return cause if isinstance(error, RuntimeError) and isinstance(cause, StopIteration) else error
 
 
 def _raised_by_us(error: Exception) -> str | None:

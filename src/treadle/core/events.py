@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any, TypedDict
 
+from treadle.core.callables import check_runs, ended_in
 from treadle.core.errors import UsageError, did_you_mean
 from treadle.core.when import Duration, Progress
 
@@ -95,6 +96,8 @@ class Events:
     def __init__(self, own: Sequence[str] = ()) -> None:
         self._handlers: dict[str, list[Registration]] = {name: [] for name in (*EVENTS, *_checked(own))}
         self._counts: Counter[str] = Counter()
+        self._firing: list[str] = []
+        """The user's own events that are being fired, the innermost last."""
         self._gone: set[str] = set()
         """Keys of those that are called no more in this run."""
         self._copy: Events | None = None
@@ -137,10 +140,12 @@ class Events:
         _check_cadence(event, cadence)
         if when is not None and not callable(when):
             raise UsageError(f"when= of a handler of {event!r} must be callable as when(run), got {when!r}")
+        check_runs(when, f"when= of a handler of {event!r}:")
 
         def register(handler: Handler) -> Handler:
             if not callable(handler):
                 raise UsageError(f"a handler of {event!r} must be callable as f(run), got {handler!r}")
+            check_runs(handler, f"the handler of {event!r}")
             self._add(Registration(event, handler, cadence, once, beginning, when, at_end, evaluates))
             return handler
 
@@ -250,6 +255,21 @@ class Events:
                 self._retire(registered)
             _call(registered.handler, run, registered, after)
 
+    def fire_own(self, event: str, run: Any, before: Progress, after: Progress) -> None:
+        """Call the handlers of an event of the user's own.
+
+        Raises:
+            UsageError: it is fired by one of its own handlers.
+        """
+        if event in self._firing:
+            chain = " -> ".join(map(repr, [*self._firing, event]))
+            raise UsageError(f"{event!r} is fired while its own handlers are called ({chain}), which would never end; fire it somewhere else")
+        self._firing.append(event)
+        try:
+            self.fire(event, run, before, after)
+        finally:
+            self._firing.pop()
+
     def check_own(self, event: str) -> None:
         """Raise unless an event is the user's to fire.
 
@@ -307,10 +327,12 @@ def name_of(handler: object) -> str:
 
 
 def _call(function: Callable[[Any], object], run: Any, registered: Registration, after: Progress) -> object:
+    part = "the handler" if function is registered.handler else "when= of the handler"
     try:
         return function(run)
+    except StopIteration as error:
+        raise ended_in(f"{part} {name_of(registered.handler)}, called at {registered.event}, step {after.steps},") from error
     except Exception as error:
-        part = "the handler" if function is registered.handler else "when= of the handler"
         error.add_note(f"raised by {part} {name_of(registered.handler)} at {registered.event}, step {after.steps}")
         raise
 

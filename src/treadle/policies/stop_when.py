@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from treadle.core.callables import check_runs
 from treadle.core.errors import ConfigError
 from treadle.core.when import Duration
 
@@ -21,6 +22,7 @@ class StopWhen:
 
     Raises:
         ConfigError: `condition` cannot be called, `reason` is no text, or `every` cannot be read.
+        UsageError: a call of `condition` would run nothing, since it is a generator or asynchronous.
 
     Example:
         >>> StopWhen(lambda run: run.latest("train/loss", default=1.0) < 0.1, every="10 steps", reason="good enough").every
@@ -30,6 +32,7 @@ class StopWhen:
     def __init__(self, condition: Callable[[Any], object], *, reason: str = "", every: str | Duration = "1 step") -> None:
         if isinstance(condition, type) or not callable(condition):
             raise ConfigError(f"StopWhen: the condition must be callable as condition(run), got {condition!r}")
+        check_runs(condition, "StopWhen: the condition")
         if not isinstance(reason, str):
             raise ConfigError(f"StopWhen: reason must be a text, got {reason!r}")
         self.every = Duration.parse(every)

@@ -7,6 +7,7 @@ An objective is any callable ``objective(model, batch) -> Tensor | Outcome``. A 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from treadle.core.callables import check_runs
 from treadle.core.errors import ObjectiveError, did_you_mean
 from treadle.core.structure import describe
 
@@ -210,7 +212,12 @@ def _keywords(function: Callable[..., Any], after: int) -> list[inspect.Paramete
 
 
 def with_values(step: Callable[..., object], names: Iterable[str]) -> Callable[[Any, Any, Any], object]:
-    """An own body of the loop that gets those schedule values which it takes as keywords; itself, where it takes none."""
+    """An own body of the loop that gets those schedule values which it takes as keywords; itself, where it takes none.
+
+    Raises:
+        UsageError: a call of it would run nothing.
+    """
+    check_runs(step, "the step")
     taken = keywords(step, after=3)
     chosen = [name for name in names if taken is None or name in taken]
     if not chosen:
@@ -250,6 +257,16 @@ def check_loss(loss: torch.Tensor, trains: bool) -> None:
         raise ObjectiveError("the loss is a complex number, which has no smallest; take a real one of it, such as loss.abs()")
     if trains and not loss.requires_grad:
         raise ObjectiveError("the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)")
+
+
+def check_count(count: Count | None) -> None:
+    """Raise where a mean cannot be over so many things: it would turn or spoil the gradient, and every mean of the run.
+
+    Raises:
+        ObjectiveError: the count is negative, or not finite.
+    """
+    if count is not None and not 0 <= float(count) < math.inf:
+        raise ObjectiveError(f"a loss is a mean over `count` things, which must not be negative or non-finite; got {float(count)}")
 
 
 def check_pair(loss: Any, output: Any, target: Any) -> None:

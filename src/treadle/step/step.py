@@ -15,7 +15,7 @@ from treadle.step.fast import Update
 from treadle.step.fields import set_fields
 from treadle.step.gradients import Finiteness, backward, clip_gradients, norm_of, scale_gradients
 from treadle.step.joint import Joint
-from treadle.step.objective import Count, Outcome
+from treadle.step.objective import Count, Outcome, check_count
 from treadle.system.precision import Precision
 
 
@@ -159,7 +159,8 @@ class Step:
             value: Any = loss.item()
             if isinstance(count, torch.Tensor):
                 count = count.item()
-            if count == 0:  # nothing in this micro-batch counts: its mean is 0 / 0 and it has no share
+            if not 0 < count < math.inf:  # nothing in this micro-batch counts: its mean is 0 / 0 and it has no share
+                check_count(count)
                 self._seen.setdefault(self._part, 0)
                 self._explicit = True
                 return
