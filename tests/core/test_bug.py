@@ -1,12 +1,14 @@
 """A bug of Treadle's says that it is one, and where to report it; nobody else's error does."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import treadle
+from treadle.cli.experiment import load_experiment
 from treadle.core.bug import add_report_note
 from treadle.log.curves import Curve
 from treadle.system.files import write_json
@@ -40,12 +42,18 @@ def test_frames_of_the_standard_library_below_ours_do_not_hide_it(tmp_path):
     assert note.startswith("raised inside Treadle (system/seal.py, line ")
 
 
+def broken_file():
+    Path("broken.py").write_text("def experiment(config)\n    pass\n")
+    load_experiment("broken.py")
+
+
 MINE = {
     "one's own": lambda: {}["mine"],
     "one's own in the standard library": lambda: json.loads("{"),
     "a library's": lambda: nn.Linear(3, 1)(torch.zeros(2, 2)),
     "meant by Treadle": lambda: treadle.load_config(treadle.Config, {"run_dir": "a"}),
     "of the disk": lambda: open("nowhere/file"),
+    "of a file that is no Python": broken_file,
 }
 
 

@@ -488,6 +488,15 @@ def test_what_is_in_no_optimizer_cannot_be_unfrozen():
         trainer(treadle.Freeze("features.0", until="3 steps"), treadle.Freeze("features", until="5 steps"), folder="results/b").fit()
 
 
+@pytest.mark.parametrize("frozen", [treadle.Freeze("features"), treadle.Freeze("head", until="2 steps", lr_scale=0.5)])
+def test_an_optimizer_that_keeps_a_list_of_its_own_is_refused(frozen):
+    def step(step, model, optimizer):
+        step.update(optimizer, closure=lambda: [step.backward(nn.functional.cross_entropy(model(x), y)) for x, y in step])
+
+    with pytest.raises(ConfigError, match=r"LBFGS keeps one list of its parameters.*requires_grad_\(False\)"):
+        trainer(frozen, optimizer=torch.optim.LBFGS, step=step).fit()
+
+
 def test_a_moment_that_never_comes_is_said(capfd):
     trainer(treadle.Freeze("features", until="9 epochs")).fit()
     assert "warning: Freeze('features', until='9 epochs'): the run was over before that" in capfd.readouterr().err

@@ -12,14 +12,14 @@ from treadle.core.places import PACKAGE, is_standard
 def add_report_note(error: BaseException, folder: object = None) -> None:
     """Where an exception was raised by Treadle itself, say so in a note, and where to report it.
 
-    An error of ours that is meant, one of the disk's, one with a note, and one that comes from the user's code or a library are left
-    as they are.
+    An error of ours that is meant, one of the disk's or of a file that Python cannot read, one with a note, and one that comes from the
+    user's code or a library are left as they are.
 
     Args:
         error: what was raised.
         folder: the run folder, where there is one.
     """
-    if isinstance(error, (TreadleError, OSError, MemoryError)) or not isinstance(error, Exception):
+    if isinstance(error, (TreadleError, OSError, MemoryError, SyntaxError)) or not isinstance(error, Exception):
         return
     place = _raised_by_us(_before_a_generator(error))
     if place is None or getattr(error, "__notes__", None):  # what has a note is explained already

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from typing import Any
 
@@ -42,6 +43,16 @@ class Plan:
     schedules: Mapping[str, Any]
     body: Any = None
     epoch_steps: int | None = None
+
+    @cached_property
+    def rows_every(self) -> Duration:
+        """How often a row is written; read once, since an epoch may have a million steps."""
+        return Duration.parse(self.config.log.every)
+
+    @cached_property
+    def saves_every(self) -> Duration:
+        """How often a checkpoint is saved."""
+        return Duration.parse(self.config.checkpoint.every)
 
     @property
     def start(self) -> Progress:
@@ -119,10 +130,9 @@ def _step(plan: Plan, before: Progress, after: Progress, called: set[Registratio
     yield from _fired(plan, "step_finished", before, after, called)
     if ends_epoch:
         yield from _fired(plan, "epoch_finished", before, after, called)
-    config = plan.config
-    if after.finished or Duration.parse(config.log.every).due(before, after):
+    if after.finished or plan.rows_every.due(before, after):
         yield Call(step, ROW)
-    if after.finished or Duration.parse(config.checkpoint.every).due(before, after):
+    if after.finished or plan.saves_every.due(before, after):
         yield Call(step, CHECKPOINT)
         yield from _fired(plan, "checkpoint_saved", before, after, called)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch.optim import LBFGS
+
 from treadle.core.errors import ConfigError, did_you_mean
 from treadle.core.modes import rest_where_frozen, set_train_mode
 from treadle.core.patterns import Pattern, as_patterns, chosen, plain_name, shown
@@ -185,6 +187,11 @@ class Freeze:
             ids = {id(p) for group in groups for p in group["params"]}
             if ids and ids <= frozen:
                 raise ConfigError(f"{self!r} leaves nothing to train for {name!r} ({type(optimizer).__name__})")
+            if ids & frozen and isinstance(optimizer, LBFGS):
+                raise ConfigError(
+                    f"{self!r}: LBFGS keeps one list of its parameters from the beginning, so that none can be taken out of it or put in; "
+                    "freeze them by hand before it is built, with requires_grad_(False), or take another optimizer"
+                )
             if ids & frozen:
                 check_settings(repr(self), self._settings, optimizer)
 
