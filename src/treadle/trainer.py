@@ -243,7 +243,8 @@ class Trainer:
             grows, any other container is structure. The path, where they went to a file; None, where they went to a function.
 
         Raises:
-            UsageError: there are several models, or no such weights; or `to` is no place for predictions.
+            UsageError: there are several models, or no such weights; or `to` is no place for predictions; or the data has an order of its
+                own, and `to` no indices.
             ObjectiveError: there is no output, or the format cannot hold it.
             OSError: the file cannot be written; nothing of it is left.
         """

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 import treadle
 from deaths import config, goes_on
+from treadle.checkpoint.optimizers import load_optimizer
 
 generator = torch.Generator().manual_seed(0)
 X, Y = torch.randn(16, 3, generator=generator), torch.randn(16, 2, generator=generator)
@@ -202,3 +203,27 @@ class Slow(Optimizer):
 
 def test_a_wrapper_with_a_state_dict_of_its_own_goes_on() -> None:
     goes_on(lambda run_dir, handlers: train(Slow, run_dir, handlers))
+
+
+class WithoutTorchsOwnOptions(torch.optim.Optimizer):
+    """As many from outside of torch are: its defaults have nothing that it does not use."""
+
+    def __init__(self, params: Any, lr: float = 0.1) -> None:
+        super().__init__(params, {"lr": lr})
+
+    def step(self, closure: Any = None) -> None:
+        """Move."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.sub_(group["lr"] * p.grad)
+
+
+def test_a_group_that_comes_after_loading_has_the_options_that_it_would_have_had() -> None:
+    def grown(*, loaded: bool) -> set[str]:
+        optimizer = WithoutTorchsOwnOptions([nn.Parameter(torch.zeros(2))])
+        if loaded:
+            load_optimizer(optimizer, optimizer.state_dict())
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(3))]})
+        return set(optimizer.param_groups[-1])
+
+    assert grown(loaded=True) == grown(loaded=False) == {"params", "lr"}

@@ -152,6 +152,31 @@ def test_lines_have_the_ids_in_the_order_of_the_data(data: Any, ids: Any) -> Non
     assert [row["deep.word"] for row in table] == whole["deep"]["word"]
 
 
+OWN_ORDERS = {
+    "bucket": lambda: treadle.data.bucket(list(X), lambda x: int(100 * x[0].abs())),
+    "infinite": lambda: treadle.data.Infinite(list(X), batches_per_epoch=2),
+    "sampler": lambda: treadle.Samples(list(X), sampler="shuffle"),
+}
+
+
+@pytest.mark.parametrize("to", [None, "rows.npy"])
+@pytest.mark.parametrize("data", OWN_ORDERS.values(), ids=OWN_ORDERS)
+def test_rows_in_another_order_than_the_dataset_are_refused_where_nothing_says_which_they_are(data: Any, to: str | None) -> None:
+    with pytest.raises(errors.UsageError, match=r"order of its own.*predict the dataset itself, or give to='outputs\.jsonl'"):
+        trainer().predict(data(), to=to)
+    assert not Path("rows.npy").exists()
+
+
+@pytest.mark.parametrize("data", OWN_ORDERS.values(), ids=OWN_ORDERS)
+def test_in_another_order_each_output_comes_with_its_own_index(data: Any) -> None:
+    given, whole = trainer(), trainer().predict(X)
+    seen: dict[int, torch.Tensor] = {}
+    given.predict(data(), to=lambda ids, output: seen.update(zip(ids.tolist(), output, strict=True)))
+    assert list(seen) != sorted(seen)
+    for index, output in seen.items():
+        torch.testing.assert_close(output, whole[index])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool, torch.complex64])
 def test_tensors_are_files_of_their_own_number_format(dtype: torch.dtype) -> None:
     given = trainer(lambda s: s.to(dtype))

@@ -53,7 +53,9 @@ def _load_as_saved(optimizer: Optimizer, state: Any) -> None:
         if kept := {key: value for key, value in entries.items() if not _is_for_torch(key, value, param)}:
             odd[param] = kept
             plain[number] = {key: value for key, value in entries.items() if key not in kept}
+    defaults = dict(optimizer.defaults)
     optimizer.load_state_dict({**state, "state": plain})
+    optimizer.defaults = defaults  # torch adds an option of its own, which a group that comes later would have in a run that went on alone
     for param, kept in odd.items():
         optimizer.state[param].update({key: _moved(value, param.device) for key, value in kept.items()})
 
