@@ -16,7 +16,7 @@ from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
 from treadle.core.errors import CheckpointError, ConfigError, RunFinished
-from treadle.core.events import Events
+from treadle.core.events import JUDGE, Events
 from treadle.core.mix import mix
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
@@ -59,7 +59,7 @@ class Loop:
         self._device = precision.device
         self._means = Means()
         self.events: Events = run.events
-        self._listeners, self._judges = run.events.handlers("step_finished"), run.events.judges
+        self._listeners, self._judges = run.events.handlers("step_finished"), run.events.handlers(JUDGE)
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0, run=run)
@@ -137,7 +137,7 @@ class Loop:
         if logs := self._log_every.due(before, after):
             self._log_window()
         if self._judges:
-            self.events.judge(self._run)
+            self.events.fire(JUDGE, self._run, before, after)
         finished = after.finished
         if not finished and (reason := self._stop.reason):
             self.stop("interrupted", reason)

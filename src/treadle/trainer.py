@@ -51,7 +51,7 @@ class Trainer:
         data: the training data, see `treadle.data.sources`.
         optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer; or several by
             name: one for each of several models, or for one model ``{"muon": (muon, rule), "adamw": adamw}``, where a rule is a
-            pattern of parameter names or a function of name and parameter, and one without a rule gets the rest.
+            pattern as of `treadle.groups`, or several, and one without a rule gets the rest.
         valid: the validation data: a dataset, an `Evaluation` of one, or several of these by name.
         test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
