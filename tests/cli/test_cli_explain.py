@@ -85,7 +85,7 @@ def test_the_timeline_of_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
         ["seen", "ex:announce", "every 2 samples", "where run.fire('seen') says so"],
         ["step_finished", "ex:announce", "every 3 steps, in the first 20 steps", "3, 6"],
         ["step_finished", "ex:Warns", "every 4 steps, when=ex:announce, once in the run", "4, 8; the first of these where when= agrees"],
-        ["step_finished", "treadle.trainer:Trainer._evaluate_valid", "every 1 epoch, and at the end", "8"],
+        ["step_finished", "treadle.validation:evaluation of valid", "every 1 epoch, and at the end", "8"],
         ["evaluated", "ex:Watch.on_evaluated", "each time", "8; and where a handler evaluates"],
         ["row", "a row of metrics.jsonl", "every 10 steps, and at the end", "not in this epoch"],
         ["checkpoint", "a checkpoint", "every 1 epoch, and at the end", "8; and where valid/loss is among the best 1"],
