@@ -92,7 +92,7 @@ def test_the_timeline_of_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
         ["schedules"],
     ]
     files = [row[4].rpartition(":") for row in table[2:9]]
-    assert [Path(file).name for file, _, _ in files] == ["ex.py", "trainer.py", "ex.py", "ex.py", "ex.py", "trainer.py", "ex.py"]
+    assert [Path(file).name for file, _, _ in files] == ["ex.py", "trainer.py", "ex.py", "ex.py", "ex.py", "validation.py", "ex.py"]
     text = EXPERIMENT.splitlines()
     assert text[int(files[0][2]) - 1].startswith("def announce") and "__call__" in text[int(files[4][2]) - 1]
     assert table[-1][:3] == ["lr", "1", "0.698925"]  # 28 of 93 samples are done when the last step is taken

@@ -130,10 +130,10 @@ class Clock:
 
 
 def test_a_run_is_stopped_saved_when_its_time_is_used_up(tmp_path):
-    # A look at the start, one at each step, and one for each of the checkpoints of the steps 3 and 6.
+    # A look at the start, and one at each step.
     result = trainer(tmp_path, treadle.TimeBudget("9 seconds", clock=Clock())).fit()
     assert (result.status, result.steps) == ("stopped: the time budget of 9 seconds is used up", 9)
-    assert result.last.name == "step-000007"
+    assert result.last.name == "step-000009"
 
 
 def test_the_time_of_all_processes_counts(tmp_path):
