@@ -157,7 +157,13 @@ def _cadence(registered: Registration) -> str:
     words += [f"in the first {registered.first}" if registered.first is not None else ""]
     words += [f"when={named(registered.when)}" if registered.when is not None else ""]
     words += ["once in the run" if registered.once else "", "and at the end" if registered.at_end else ""]
-    return ", ".join(filter(None, words)) or "each time"
+    return ", ".join(filter(None, [*words, _own_cadence(registered.handler)])) or "each time"
+
+
+def _own_cadence(handler: Any) -> str:
+    """Of a method of an object that keeps a cadence of its own: it is called more often, and acts then."""
+    every = getattr(getattr(handler, "__self__", None), "every", None)
+    return f"acts every {every}" if isinstance(every, Duration) else ""
 
 
 # --- around them ---
