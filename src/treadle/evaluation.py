@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from treadle.config.schema import Config
@@ -166,7 +167,7 @@ def _bound(module: nn.Module) -> Callable[[], None]:
         (home, name, tensor, tensor.detach().clone())
         for home in (module._buffers, module._parameters)
         for name, tensor in home.items()
-        if tensor is not None
+        if tensor is not None and not is_lazy(tensor)  # which has no value yet
     ]
 
     def put_back() -> None:
