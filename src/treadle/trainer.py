@@ -342,8 +342,10 @@ class Trainer:
             run.say(doubt)
 
     def _checked(self, run: Run, loader: Loader, batch: Any, training: bool) -> Outcome:
-        values = self._keywords(run.step)
-        outcome = check_batch(self._model, self.objective, batch, self.metrics, run.precision, values, training=training)
+        # Training targets that no metric is going to see may be of another kind, such as the mixed labels of mixup.
+        unseen = training and self.valid is not None and not self._train_metrics
+        metrics = Group({}, self.device) if unseen else self.metrics
+        outcome = check_batch(self._model, self.objective, batch, metrics, run.precision, self._keywords(run.step), training=training)
         check_all_targets(self.objective, loader, outcome)
         return outcome
 

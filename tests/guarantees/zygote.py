@@ -39,12 +39,15 @@ class Zygote:
 
     A kill hits the main process only, as in life. Its loading workers notice within seconds, and may see the next attempt
     begin; `bury` ends those that are still there.
+
+    Args:
+        modules: what else the runs import; imported once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *modules: str) -> None:
         path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "guarantees.zygote"],
+            [sys.executable, "-W", "error", "-m", "guarantees.zygote", *modules],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         self._groups: list[int] = []
@@ -149,7 +152,8 @@ def _be_fresh(output: str) -> None:
 
 def _warm_up() -> None:
     """Import what the program imports while it runs, without starting a thread: a fork would lose it."""
-    for module in ("safetensors.torch", "tensorboard.compat.tensorflow_stub", "torch._dynamo", "torch.utils.tensorboard", "treadle.training"):
+    usual = ("safetensors.torch", "tensorboard.compat.tensorflow_stub", "torch._dynamo", "torch.utils.tensorboard", "treadle.training")
+    for module in (*usual, *sys.argv[1:]):
         import_module(module)
     treadle.load_config(treadle.Config, {"run_dir": "unused", "duration": "1 epoch"})
     gc.freeze()

@@ -77,6 +77,21 @@ def test_training_metrics_can_be_left_out(tmp_path):
     assert not any("train/accuracy" in row for row in train(tmp_path, train_metrics=False))
 
 
+def test_metrics_of_the_validation_alone_are_not_tried_on_training_targets(tmp_path):
+    """Mixed labels: shares of the classes in training, class numbers in validation."""
+    x, y = data()
+    shares = F.one_hot(y, 3).float()
+    parts = {"optimizer": torch.optim.SGD, "metrics": {"accuracy": Accuracy()}, "valid": (x, y)}
+
+    def config(train_metrics):
+        log = treadle.LogConfig(console="quiet", tensorboard=False, train_metrics=train_metrics)
+        return treadle.Config(run_dir=str(tmp_path / f"run-{train_metrics}"), duration="1 step", batch_size=8, log=log)
+
+    assert "valid/accuracy" in treadle.train(model(), nn.CrossEntropyLoss(), (x, shares), config=config(False), **parts).metrics
+    with pytest.raises(treadle.errors.ObjectiveError, match=r"shares of classes.*log\.train_metrics=False"):
+        treadle.train(model(), nn.CrossEntropyLoss(), (x, shares), config=config(True), **parts)
+
+
 def test_training_metrics_cost_no_further_forward_pass(tmp_path):
     calls = []
 

@@ -183,8 +183,10 @@ def _hits(output: torch.Tensor, target: torch.Tensor, top_k: int) -> torch.Tenso
 
 def _scores(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     if output.ndim != target.ndim + 1 or output.shape[:1] + output.shape[2:] != target.shape:
+        mixed = target.shape == output.shape and target.is_floating_point()
         raise ObjectiveError(
             "a classification metric needs scores of shape (N, C, ...) and class numbers of shape (N, ...), or class numbers of the "
             f"same shape twice; got output {list(output.shape)} and target {list(target.shape)}"
+            + ("; these are shares of classes: where only training has them, as with mixup, say log.train_metrics=False" if mixed else "")
         )
     return output

@@ -271,8 +271,8 @@ def check_classes(loss: Any, output: torch.Tensor, target: torch.Tensor) -> None
     """Raise where any of many targets is no class of this output."""
     if not isinstance(loss, _CLASSIFYING):
         return
-    if output.ndim < 1 or (target.shape == output.shape and target.is_floating_point()):
-        return  # class probabilities
+    if output.ndim < 1 or (target.is_floating_point() and (target.shape == output.shape or target.shape[1:] == output.shape[1:] != ())):
+        return  # class probabilities, of this batch or of all data
     name, classes = type(loss).__name__, output.shape[1] if output.ndim > 1 else output.shape[0]
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ObjectiveError(

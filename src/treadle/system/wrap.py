@@ -27,8 +27,8 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
 
     Args:
         model: a module, or several by name.
-        optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names; for one model
-            also several by name, see `treadle.system.shares`.
+        optimizer: a callable that takes parameters, or an optimizer; for several models, one for each under the same names, but for those
+            that are frozen; for one model also several by name, see `treadle.system.shares`.
         device: where they go.
         say: told what is odd but allowed.
         channels_last: until when images are laid out with the channels last; None leaves them as they are.
@@ -46,11 +46,13 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
                 channels_last.callback(lay_out_channels_last(unwrapped(one)).remove)
     if not isinstance(model, Mapping):
         return _prepare_one(model, optimizer, device, "the optimizer", say)
-    if not isinstance(optimizer, Mapping) or set(optimizer) != set(model):
+    if not isinstance(optimizer, Mapping) or not optimizer or set(optimizer) - set(model):
         given = sorted(optimizer) if isinstance(optimizer, Mapping) else type(optimizer).__name__
         raise ConfigError(f"several models need an optimizer each, under the same names {sorted(model)}; got {given}")
-    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"the optimizer {name!r}", say) for name in model}
-    return {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
+    for name in [name for name in model if name not in optimizer]:
+        _keep_still(model[name], name, device)
+    pairs = {name: _prepare_one(model[name], optimizer[name], device, f"the optimizer {name!r}", say) for name in model if name in optimizer}
+    return {name: pairs[name][0] if name in pairs else model[name] for name in model}, {name: pair[1] for name, pair in pairs.items()}
 
 
 def lay_out_channels_last(model: nn.Module) -> RemovableHandle:
@@ -148,6 +150,16 @@ def _check_device(optimizer: Optimizer, device: torch.device, name: str) -> None
             f"{name} has {len(elsewhere)} parameters on {elsewhere[0].device}, and the run is on {device}; the first has the shape "
             f"{list(elsewhere[0].shape)}. Make it a parameter of the model, which is moved, or make it on that device"
         )
+
+
+def _keep_still(model: Any, name: str, device: torch.device) -> None:
+    """Put a model that nobody trains, such as a teacher, on a device, in evaluation mode."""
+    _check_model(model)
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError(
+            f"the model {name!r} has no optimizer, and is not frozen: give it one under its name, or freeze it: model.requires_grad_(False)"
+        )
+    model.to(device).eval()
 
 
 def _channels_last(value: Any) -> Any:

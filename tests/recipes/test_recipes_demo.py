@@ -1,4 +1,4 @@
-"""The recipes run, on their real data; and the images are the originals."""
+"""The demo runs, on its real data; and the images are the originals."""
 
 import json
 import runpy
@@ -14,7 +14,7 @@ import treadle_mnist
 from treadle.cli import demo
 from treadle.cli.main import main
 
-RECIPE = Path(__file__).parents[1] / "recipes" / "lenet_mnist.py"
+RECIPE = Path(__file__).parents[2] / "recipes" / "lenet_mnist.py"
 
 
 @pytest.fixture(scope="module")

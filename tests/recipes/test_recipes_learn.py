@@ -1,0 +1,77 @@
+"""Each recipe learns on real data; killed and started again, it leaves the same bits; nothing of the library stands before its own function.
+
+A new recipe is a new row of the table.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import treadle
+from guarantees.zygote import Zygote
+from treadle.cli.main import main
+from treadle.proof.lives import Program
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+QUIET = ("run_dir=run", "log.console=quiet", "log.tensorboard=false")
+
+
+@dataclass(frozen=True)
+class Learns:
+    """What a recipe reaches in a short run.
+
+    Args:
+        value: a name in the journal.
+        least: the last such value is at least this; None where it has to become small.
+        most: the last such value is at most this.
+        words: overrides that make the run short.
+        proof: overrides for the run that is killed.
+    """
+
+    value: str
+    words: tuple[str, ...]
+    least: float = float("-inf")
+    most: float = float("inf")
+    proof: tuple[str, ...] = ()
+
+
+TABLE = {
+    "dcgan": Learns("valid/frechet", most=15.0, words=("duration=60 steps", "width=8", "lr=2e-3")),
+    "vae": Learns("valid/nll", most=180.0, words=("duration=200 steps", "warmup=60 steps")),
+    "siamese": Learns("valid/right", least=0.93, words=("duration=5 epochs",)),
+    "distill": Learns("valid/accuracy", least=0.75, words=("duration=10 epochs", "teacher_duration=5 epochs", "soft=1.0")),
+    "mixup": Learns("valid/accuracy", least=0.8, words=("duration=6 epochs",)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_it_learns(name: str) -> None:
+    learns = TABLE[name]
+    assert main(["train", str(RECIPES / f"{name}.py"), *QUIET, *learns.words]) == 0
+    last = [row[learns.value] for row in treadle.read_journal("run") if learns.value in row][-1]
+    print(f"{name}: {learns.value} {last:.4f}")
+    assert learns.least <= last <= learns.most
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote("PIL.Image", "sklearn.datasets", "treadle_mnist", "treadle.cli.train") as zygote:
+        yield zygote
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_killed_and_started_again_it_leaves_the_same_bits(
+    name: str, zygote: Zygote, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(program: Program, output: Any, environment: dict[str, str]) -> int:
+        return zygote.execute(program.command, environment, output.name)
+
+    monkeypatch.setattr(Program, "_run", run)
+    words = [*TABLE[name].words, *TABLE[name].proof, "duration=6 steps"]
+    assert main(["prove", str(RECIPES / f"{name}.py"), *words, "--steps", "6", "--kills", "1", "--json"]) == 0
+    proof = json.loads(capsys.readouterr().out)
+    assert proof["proved"] and len(proof["kills"]) == 1
