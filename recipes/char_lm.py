@@ -71,6 +71,7 @@ class Writer(nn.Module):
     def __init__(self, characters: int, context: int, width: int, heads: int, layers: int) -> None:
         super().__init__()
         self.character, self.place = nn.Embedding(characters, width), nn.Embedding(context, width)
+        nn.init.normal_(self.place.weight, std=0.1)
         self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
         self.scores = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, characters))
 
@@ -84,18 +85,16 @@ class Writer(nn.Module):
 
 END = "\0"
 """Stands at both ends of a paragraph."""
-PARAGRAPHS = list(dict.fromkeys(paragraph for topic in topics.values() for paragraph in topic.split("\n\n")))
-ALPHABET = sorted({END, *"".join(PARAGRAPHS)})
+PARAGRAPHS = [END + paragraph + END for topic in topics.values() for paragraph in topic.split("\n\n")]
+ALPHABET = sorted(set("".join(PARAGRAPHS)))
 
 
 def pieces(context: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each paragraph as characters and, at each, the one that follows; as often as it takes where it is longer than `context`."""
+    """Characters, and at each the one that follows, int64, up to `context` of them. No two pieces are alike: the manual repeats itself."""
+    cut = (text[start : start + context + 1] for text in PARAGRAPHS for start in range(0, len(text) - 1, context))
     number = {character: place for place, character in enumerate(ALPHABET)}
-    found = []
-    for paragraph in PARAGRAPHS:
-        text = torch.tensor([number[character] for character in (END, *paragraph, END)])
-        found += list(zip(text[:-1].split(context), text[1:].split(context), strict=True))
-    return found
+    texts = [torch.tensor([number[character] for character in piece]) for piece in dict.fromkeys(cut)]
+    return [(text[:-1], text[1:]) for text in texts]
 
 
 # --- 4. The objective ---

@@ -40,7 +40,7 @@ class ConvexConfig(treadle.Config):
     evaluate: treadle.EvaluateConfig = field(default_factory=lambda: treadle.EvaluateConfig(every="5 steps"))
     decay: Annotated[float, Interval(ge=0)] = 1e-3
     """Weight of half the sum of squares of the weights in the loss."""
-    tolerance: Annotated[float, Gt(0)] = 1e-5
+    tolerance: Annotated[float, Gt(0)] = 1e-4
     """The run is over when the norm of the gradient is below this."""
 
 
@@ -55,7 +55,7 @@ def penalised(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor], decay:
 
 
 def by_closure(step: treadle.Step, model: nn.Module, optimizer: torch.optim.Optimizer, decay: float) -> None:
-    """One update: up to 20 evaluations of loss and gradient, each of the whole batch."""
+    """One update: four iterations of L-BFGS, with as many evaluations of loss and gradient as their line searches take."""
 
     def closure() -> None:
         for batch in step:
@@ -86,9 +86,8 @@ def experiment(config: ConvexConfig) -> treadle.Trainer:
         nn.CrossEntropyLoss(),
         train,
         valid=valid,
-        step=by_closure,
-        schedules={"decay": treadle.schedules.constant(config.decay)},
-        optimizer=partial(torch.optim.LBFGS, line_search_fn="strong_wolfe"),
+        step=partial(by_closure, decay=config.decay),
+        optimizer=partial(torch.optim.LBFGS, max_iter=4, line_search_fn="strong_wolfe"),
         handlers=[treadle.StopWhen(lambda run: run.latest("train/grad_norm", default=1.0) < config.tolerance, reason="the gradient is zero")],
         metrics={"accuracy": Accuracy()},
         config=config,

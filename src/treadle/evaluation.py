@@ -131,18 +131,13 @@ def as_found(model: Models, objective: Objective | None, training: bool) -> Iter
                 put_back()
 
 
-def _bound(module: nn.Module) -> Callable[[], None]:
-    """How to put back a module's own buffers and parameters: which tensors they are, and what is in them."""
-    homes = [
-        (home, name, tensor, tensor.detach().clone())
-        for home in (module._buffers, module._parameters)
-        for name, tensor in home.items()
-        if tensor is not None
-    ]
+def _bound(*homes: dict[str, Any]) -> Callable[[], None]:
+    """How to put back a module's own buffers or parameters: which tensors they are, and what is in them."""
+    kept = [(home, name, tensor, tensor.detach().clone()) for home in homes for name, tensor in home.items() if tensor is not None]
 
     def put_back() -> None:
-        for home, name, tensor, value in homes:
-            home[name] = tensor  # type: ignore[assignment]
+        for home, name, tensor, value in kept:
+            home[name] = tensor
             tensor.data.copy_(value)
 
     return put_back
