@@ -3,7 +3,7 @@
     treadle train recipes/dcgan.py
     treadle train recipes/dcgan.py duration="2 epochs" width=16      # smaller and sooner
 
-After each epoch `valid/frechet` says how far generated images are from real ones, and `samples.png` in the run folder shows
+After each evaluation `valid/frechet` says how far generated images are from real ones, and `samples.png` in the run folder shows
 some, from the same noise each time. Radford, Metz and Chintala, Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks, 2016.
 """
@@ -136,7 +136,7 @@ def experiment(config: GANConfig) -> treadle.Trainer:
     )
     same = torch.randn(100, LATENT, generator=torch.Generator().manual_seed(0))
 
-    @trainer.on("epoch_finished")
+    @trainer.on("evaluated")
     def draw(run: treadle.Run) -> None:
         make = trainer.model["generator"].eval()
         with torch.no_grad():

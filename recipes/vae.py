@@ -5,7 +5,8 @@
 
 The weight of the KL term grows from 0 to 1 during the warm-up, as in Bowman et al., Generating Sentences from a Continuous
 Space, 2016, section 3.1; `schedule/kl_weight` in the journal is what it was. What is compared between epochs is `valid/nll`,
-with the whole term. Kingma and Welling, Auto-Encoding Variational Bayes, 2014.
+with the whole term; `samples.png` in the run folder shows what the decoder makes of random codes. Kingma and Welling,
+Auto-Encoding Variational Bayes, 2014.
 """
 
 from dataclasses import dataclass, field
@@ -88,7 +89,7 @@ def experiment(config: VAEConfig) -> treadle.Trainer:
     )
     codes = torch.randn(100, config.latent, generator=torch.Generator().manual_seed(0))
 
-    @trainer.on("epoch_finished")
+    @trainer.on("evaluated")
     def draw(run: treadle.Run) -> None:
         """A hundred images, each from a code drawn at random, into `samples.png`."""
         with torch.no_grad():

@@ -265,3 +265,33 @@ def test_the_curve_can_be_drawn(tmp_path, name):
     assert (tmp_path / name).stat().st_size > 1000
     with pytest.raises(UsageError, match="must end in"):
         found.plot(tmp_path / "rates.bmp")
+
+
+# --- with what a Trainer takes besides ---
+
+
+def test_a_lazy_model_and_two_optimizers_of_one_model(tmp_path):
+    def make(folder):
+        model = lambda: nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(3))  # noqa: E731
+        matrices = (partial(torch.optim.SGD, lr=0.1), lambda name, parameter: parameter.ndim == 2)
+        factories = {"first": matrices, "second": partial(torch.optim.Adam, lr=0.01)}
+        config = quiet(folder, batch_size=16)
+        return treadle.Trainer(model, nn.CrossEntropyLoss(), (X, Y), optimizer=factories, config=config)
+
+    with_it, without = make(tmp_path / "with"), make(tmp_path / "without")
+    assert treadle.find_lr(with_it, steps=12, high=1.0, optimizer="second").losses
+    assert rows(with_it.fit().run_dir) == rows(without.fit().run_dir)
+
+
+def test_a_body_that_takes_the_rate_gets_it(tmp_path):
+    def body(step, model, optimizer, *, lr):
+        taken.append((lr, optimizer.param_groups[0]["lr"]))
+        for x, y in step:
+            step.backward(nn.functional.cross_entropy(model(x), y))
+        step.update(optimizer)
+
+    taken: list[tuple[float, float]] = []
+    schedules = {"lr": treadle.schedules.cosine(0.1)}
+    one = treadle.Trainer(build, None, (X, Y), optimizer=SGD, step=body, schedules=schedules, config=quiet(tmp_path, batch_size=16))
+    found = treadle.find_lr(one, steps=10, high=1e-3)
+    assert [rate for rate, _ in taken] == found.lrs == pytest.approx([rate for _, rate in taken])

@@ -12,7 +12,9 @@ BELOW: dict[str, tuple[str, ...]] = {"core": (), "config": ("core",), "system": 
 BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
 BELOW |= dict.fromkeys(("failure", "profile", "explain"), ("core", "config", "system", *PARTS))
 BELOW["proof"] = (*BELOW["profile"], "profile", "explain")
-STOREYS = ("evaluation", "readers", "preflight", "rows", "home", "loop", "debug", "run", "form", "trainer", "finder", "training")
+STOREYS = (
+    "evaluation", "readers", "validation", "prediction", "preflight", "rows", "home", "loop", "debug", "run", "form", "trainer", "finder", "training",
+)  # fmt: skip
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, "failure", "profile", "explain", "proof", *STOREYS[:number])
 BELOW |= {"errors": ("core",), "schedules": ("core", "log")}  # log draws them

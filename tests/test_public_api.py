@@ -9,9 +9,9 @@ import pytest
 import treadle
 
 NAMES = {
-    "Batches", "CheckpointConfig", "Config", "DataConfig", "EarlyStop", "EvaluateConfig", "Freeze", "LogConfig", "MachineConfig",
-    "NoiseScale", "Outcome", "Plateau", "Plot", "Result", "Run", "Samples", "Step", "StopWhen", "TimeBudget", "Trainer", "Watch", "Writer",
-    "data", "errors", "find_lr", "groups", "load_config", "load_weights", "main", "metrics",
+    "Batches", "CheckpointConfig", "Config", "DataConfig", "EMA", "EarlyStop", "EvaluateConfig", "Evaluation", "Freeze", "LogConfig",
+    "MachineConfig", "NoiseScale", "Outcome", "Plateau", "Plot", "Result", "Run", "SWA", "Samples", "Step", "StopWhen", "TimeBudget", "Trainer",
+    "Watch", "Writer", "data", "errors", "find_lr", "groups", "load_config", "load_weights", "main", "metrics",
     "read_journal", "schedules", "seed", "supervised", "train",
 }  # fmt: skip
 
@@ -27,6 +27,9 @@ SIGNATURES = {
     "LogConfig": "every console tensorboard train_metrics",
     "Result": "status steps epochs metrics best last run_dir kept",
     "Outcome": "loss output target count logs",
+    "Evaluation": "data metrics every objective",
+    "EMA": "decay every start warmup name models",
+    "SWA": "start every name models",
     "EarlyStop": "monitor patience mode min_delta",
     "NoiseScale": "every",
     "Plateau": "monitor factor patience cooldown min_lr mode min_delta",

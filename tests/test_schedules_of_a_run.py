@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler
 
 import treadle
 from treadle import errors, schedules
+from treadle.explain.timeline import Timeline
 
 X, Y = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), torch.randn(40, 2, generator=torch.Generator().manual_seed(1))
 QUIET = treadle.LogConfig(every="1 step", console="quiet", tensorboard=False)
@@ -456,3 +457,14 @@ def test_a_composed_schedule_of_a_run_that_was_cut_ends_with_the_same_bits() -> 
     names = ("step", "schedule/lr/body", "schedule/lr/head", "train/loss")
     assert rows("cut", *names) == rows("whole", *names)
     assert len(rows("cut", "step")) == STEPS
+
+
+def test_what_schedules_will_do_is_explained_part_by_part() -> None:
+    given = {
+        "lr": {"G": schedules.from_torch(partial(lr_scheduler.StepLR, step_size=2), every="1 epoch"), "D": schedules.linear(0.1, 0.0)},
+        "mixture": lambda progress: progress.fraction,
+    }
+    found = {name: (first, last, what) for name, first, last, what in Timeline.of(two(given)._plan()).schedules}
+    assert found["lr/G"] == (None, None, "torch.optim.lr_scheduler:StepLR, every 1 epoch")
+    assert found["lr/D"][:2] == (0.1, pytest.approx(0.1 * (1 - 4 / 25)))
+    assert found["mixture"][0] == 0.0 and " at 0x" not in found["mixture"][2]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from treadle.log.journal import read_journal
     from treadle.log.plot import Plot
     from treadle.log.writer import Writer
+    from treadle.policies.averages import EMA, SWA
     from treadle.policies.early_stop import EarlyStop
     from treadle.policies.freeze import Freeze
     from treadle.policies.noise_scale import NoiseScale
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from treadle.system.seed import seed
     from treadle.trainer import Trainer
     from treadle.training import train
+    from treadle.validation import Evaluation
 
 __version__ = "0.1.0"
 
@@ -47,8 +49,10 @@ _HOMES = {
     "CheckpointConfig": "treadle.config.schema",
     "Config": "treadle.config.schema",
     "DataConfig": "treadle.config.schema",
+    "EMA": "treadle.policies.averages",
     "EarlyStop": "treadle.policies.early_stop",
     "EvaluateConfig": "treadle.config.schema",
+    "Evaluation": "treadle.validation",
     "Freeze": "treadle.policies.freeze",
     "LogConfig": "treadle.config.schema",
     "MachineConfig": "treadle.config.schema",
@@ -58,6 +62,7 @@ _HOMES = {
     "Plot": "treadle.log.plot",
     "Result": "treadle.core.result",
     "Run": "treadle.run",
+    "SWA": "treadle.policies.averages",
     "Samples": "treadle.data.sources",
     "Step": "treadle.step.step",
     "StopWhen": "treadle.policies.stop_when",
@@ -78,12 +83,15 @@ _HOMES = {
 _MODULES = {"data": "treadle.data", "errors": "treadle.errors", "metrics": "treadle.metrics", "schedules": "treadle.schedules"}
 
 __all__ = [
+    "EMA",
+    "SWA",
     "Batches",
     "CheckpointConfig",
     "Config",
     "DataConfig",
     "EarlyStop",
     "EvaluateConfig",
+    "Evaluation",
     "Freeze",
     "LogConfig",
     "MachineConfig",

@@ -53,9 +53,8 @@ def evaluate(
         CPU where a metric gives more than one number.
     """
     means = Means(guard=False)
-    metrics.reset()
     done = 0
-    with as_found(model, objective, training=False), torch.no_grad():
+    with counting_anew(metrics), as_found(model, objective, training=False):
         for batch in loader.batches(epochs=1):
             for part, count in zip(batch.parts, batch.counts, strict=True):
                 with precision.autocast():
@@ -66,7 +65,6 @@ def evaluate(
             if watch is not None:
                 watch(done, loader.epoch_samples)
         results = {"loss": float("nan"), **means.window(), **metrics.compute()}
-    metrics.reset()
     return dict(zip(results, map(_plain, results.values()), strict=True))
 
 
@@ -108,18 +106,31 @@ def feed(metrics: Group, outcome: Outcome) -> None:
 
 
 @contextmanager
-def as_found(model: Models, objective: Objective | None, training: bool) -> Iterator[None]:
-    """Set a mode, and put back after it: each module's own mode, every buffer and parameter, every random generator.
+def counting_anew(metrics: Group) -> Iterator[None]:
+    """Metrics that have counted nothing, before and after, also where something raises."""
+    metrics.reset()
+    try:
+        yield
+    finally:
+        metrics.reset()
 
-    Without training, the weights are those to use, see `treadle.system.averaged`.
+
+@contextmanager
+def as_found(model: Models, objective: Objective | None, training: bool) -> Iterator[None]:
+    """Set a mode, and put back after it, also where something raises.
+
+    Put back are each module's own mode, its buffers, which parameters want a gradient, whether autocast is on, and every random
+    generator; where `training`, parameters, too. Gradients are recorded where `training`, and only there; elsewhere
+    the weights are those to use, see `treadle.system.averaged`.
     """
     roots = list(model.values()) if isinstance(model, Mapping) else [model]
     if isinstance(objective, Supervised) and isinstance(objective.loss, nn.Module):
         roots.append(objective.loss)
     modes = [(module, module.training) for root in roots for module in root.modules()]
-    # In evaluation mode no tensor moves by itself, so copies are only needed for the other.
-    kept = [_bound(module) for module, _ in modes] if training else []
-    with preserved_rng(), nullcontext() if training else weights_to_use(roots):
+    wanted = [(parameter, parameter.requires_grad) for root in roots for parameter in root.parameters()]
+    # In evaluation mode weights do not move by themselves. Buffers may: a state that is carried, or statistics where the user's code sets the mode.
+    kept = [_bound(module._buffers, *([module._parameters] if training else [])) for module, _ in modes]
+    with preserved_rng(), _own_grad_mode(training), nullcontext() if training else weights_to_use(roots):
         for module, was in modes:
             module.training = was and training
         try:
@@ -127,8 +138,23 @@ def as_found(model: Models, objective: Objective | None, training: bool) -> Iter
         finally:
             for module, was in modes:
                 module.training = was
+            for parameter, was in wanted:
+                if parameter.requires_grad is not was:
+                    parameter.requires_grad_(was)
             for put_back in kept:
                 put_back()
+
+
+@contextmanager
+def _own_grad_mode(training: bool) -> Iterator[None]:
+    """Whether gradients are recorded, whatever holds outside, and autocast as it was: what an inference mode makes, training could not use."""
+    autocast = {device: torch.is_autocast_enabled(device) for device in ("cpu", "cuda")}
+    with torch.inference_mode(False), torch.set_grad_enabled(training):
+        try:
+            yield
+        finally:
+            for device, was in autocast.items():
+                torch.set_autocast_enabled(device, was)
 
 
 def _bound(*homes: dict[str, Any]) -> Callable[[], None]:

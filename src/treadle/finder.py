@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from treadle.core.errors import ConfigError, UsageError, did_you_mean
 from treadle.core.modes import set_train_mode
+from treadle.core.schedules.schedule import Schedule
 from treadle.core.when import Duration, Progress
 from treadle.data.items import generators_kept
 from treadle.data.loader import Loader, training_loader
@@ -23,8 +24,11 @@ from treadle.evaluation import as_found
 from treadle.form.trial import as_it_was
 from treadle.metrics.means import Means
 from treadle.policies.plateau import set_lr
+from treadle.preflight import materialise
+from treadle.step.binding import bound
 from treadle.step.objective import accepted
 from treadle.step.step import Step
+from treadle.system.averaged import begin_training
 from treadle.system.device import deterministic_kernels
 from treadle.system.precision import Precision
 from treadle.system.seed import seed
@@ -92,7 +96,8 @@ def find_lr(trainer: Trainer, *, low: float = 1e-7, high: float = 10.0, steps: i
 
     The trainer's own model, objective, data and step are used, in the run's order and number format; schedules other than lr have the
     values of the run's first steps. Afterwards weights, buffers, modes, gradients, optimizer, random generators and metrics are as they
-    were, to the bit, and no run folder was made. Handlers are not called. What an own step or dataset keeps elsewhere is its own affair.
+    were, to the bit, and no run folder was made; lazy modules have their weights, as after a fit. Handlers are not called. What an own
+    step or dataset keeps elsewhere is its own affair.
 
     Args:
         trainer: what would be fitted.
@@ -138,13 +143,14 @@ class _Sweep:
     """A trainer's parts, borrowed: what the stack holds puts them back."""
 
     def __init__(self, trainer: Trainer, name: str | None, stack: ExitStack) -> None:
-        config, self._device = trainer.config, trainer.device
+        config, self._device, self._trainer = trainer.config, trainer.device, trainer
         self._loader = training_loader(trainer.data, config, self._device)
         data = self._loader.source.data
         if hasattr(data, "__next__"):
             raise UsageError("find_lr would use up the data, which is an iterator; give the trainer a dataset, or a function that makes an iterator")
         self._duration = Duration.parse(config.duration)
-        self._schedules = {key: schedule for key, schedule in trainer._schedules.items() if key != "lr"}
+        if not trainer._own_step:
+            materialise(trainer.model, trainer.objective, self._loader, config.seed)  # as a fit would
         models = _values(trainer.model)
         stack.enter_context(as_found(dict(enumerate(models)), trainer.objective, training=True))  # type: ignore[arg-type]
         stack.enter_context(_gradients_kept(models))
@@ -160,23 +166,30 @@ class _Sweep:
         self._model, self._optimizer = prepare(trainer.model, given, self._device, lambda text: None)
         for one in models:
             set_train_mode(one)
-        self._groups = _groups(self._optimizer, name)
-        self._body = _body(trainer)
+        begin_training(_values(self._optimizer))
+        self._all_rise, self._groups = name is None, _groups(self._optimizer, name)
+        self._body = _body(trainer, self._optimizer)
         seed(config.seed)
 
     def losses(self, rates: Iterable[float]) -> Iterator[float]:
         """The loss of each step; NaN where a loss or a gradient is not finite."""
         loader: Loader = self._loader
         progress = Progress(self._duration, loader.epoch_size, loader.epoch_steps, loader.epoch_samples)
+        names = {"optimizer": self._optimizer} if isinstance(self._optimizer, Optimizer) else self._optimizer
+        given = self._trainer._schedules
+        others = {name: schedule for name, schedule in given.items() if name != "lr"}
+        passes_lr = self._all_rise and isinstance(given.get("lr"), Schedule)
         means, wrong = Means(guard=False), list[str]()
         step = Step(means.add, self._precision, wrong.append, ask=True)
         step.adopt(_values(self._optimizer))
+        step.names, schedules = bound(others, names, progress, set(given))
         shares = [float(group["lr"]) for group in self._groups]
         with closing(loader.batches()) as batches:
             for rate, batch in zip(rates, batches, strict=False):
                 for group, share in zip(self._groups, shares, strict=True):
                     set_lr(group, rate * (share / max(shares) if max(shares) > 0 else 1.0))
-                step.begin(progress.steps + 1, batch, {name: schedule(progress) for name, schedule in self._schedules.items()})
+                values = {name: schedule(progress) for name, schedule in schedules.items()} | ({"lr": rate} if passes_lr else {})
+                step.begin(progress.steps + 1, batch, values)
                 self._body(step, self._model, self._optimizer)
                 step.finish()
                 yield math.nan if wrong else means.window().get("loss", math.nan)
@@ -220,10 +233,11 @@ def _steepest(rates: list[float], losses: list[float]) -> float | None:
     return math.sqrt(rates[place] * rates[place + 1])
 
 
-def _body(trainer: Trainer) -> Callable[[Step, Any, Any], object]:
+def _body(trainer: Trainer, optimizer: Any) -> Callable[[Step, Any, Any], object]:
     """The trainer's step, which feeds no metric here and writes nothing into the trainer."""
     twin = copy(trainer)
-    twin._train_metrics, twin._taken = None, list(accepted(trainer.objective, trainer._schedules))
+    twin._train_metrics, twin._optimizers = None, tuple(_values(optimizer))
+    twin._taken = list(accepted(trainer.objective, trainer._schedules))
     return trainer._step if trainer._own_step else twin._standard_step
 
 

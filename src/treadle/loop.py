@@ -172,10 +172,10 @@ class Loop:
         lengths = (loader.epoch_size, loader.epoch_steps, loader.epoch_samples) if loader else 3 * [epoch_of_steps(epoch)]
         self.before = self.progress = self.after = Progress(duration, *lengths)
         check_lengths(self.progress, self._config, self.events.cadences(), loader, epoch)
-        self.events.attach(self._run)
-        optimizers = {name.removeprefix("optimizer-"): item for name, item in self.tracked.optimizers().items()}  # a Trainer's "optimizer-G"
-        self.step.names = {item: name for name, item in optimizers.items()}
-        self._schedules = bound(self._schedules, optimizers, self.progress, self._run._taken)
+        self.events.tell("attach", self._run)
+        self.step.names, self._schedules = bound(self._schedules, self.tracked.optimizers(), self.progress, self._run._taken)
+        self._run.schedules = self._schedules
+        self.events.tell("prepare", self._run)
         self.tracked.add_handlers(self.events.objects)
         if self.step.scaler is not None:
             self.tracked.add(SCALER, self.step.scaler)
@@ -257,7 +257,7 @@ class Loop:
                 ending.callback(self._steps.close)
             ending.callback(self.checkpoints.close)
             ending.callback(self._listening.close)
-            ending.callback(self.events.detach, self._run)
+            ending.callback(self.events.tell, "detach", self._run)
 
     def _end(self) -> None:
         """The run is over, as planned or as asked."""

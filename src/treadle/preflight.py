@@ -114,7 +114,7 @@ def check_batch(
     Raises:
         ObjectiveError: the parts do not fit together. An exception of the user's own code arrives unchanged, with a note.
     """
-    with as_found(model, objective, training), warnings.catch_warnings(record=True) as caught, torch.set_grad_enabled(training):
+    with as_found(model, objective, training), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with precision.autocast():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -11,29 +12,33 @@ import torch
 from torch import nn
 
 from treadle.config.schema import run_config
-from treadle.core.errors import ConfigError, ObjectiveError, UsageError
+from treadle.core.errors import ConfigError, UsageError
 from treadle.core.events import Events, Handler, Predicate
 from treadle.core.result import Result
 from treadle.core.schedules.named import Scheduled, checked
-from treadle.core.structure import joined, map_leaves
+from treadle.core.weights import weight_sets, weights_named
 from treadle.core.when import Duration
 from treadle.data.batch import copied
 from treadle.data.loader import Loader, training_loader
-from treadle.evaluation import Models, as_found, evaluate, evaluation_loader, feed
+from treadle.evaluation import Models, evaluate, evaluation_loader, feed
 from treadle.explain.walk import Plan
 from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
+from treadle.prediction.deliver import Target, check_target, delivered
+from treadle.prediction.outputs import outputs
 from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules, materialise
 from treadle.run import Run
-from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome, with_values
+from treadle.step.objective import Objective, Outcome, Supervised, accepted, as_objective, as_outcome, with_values
 from treadle.step.step import Step
 from treadle.step.whole import Body
 from treadle.system.code import maker
 from treadle.system.device import check_graphs, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
+from treadle.system.wrap import called
+from treadle.validation import EvaluatedSet, check_weight_names, evaluated_sets, splits
 
 
 class Trainer:
@@ -47,7 +52,7 @@ class Trainer:
         optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer; or several by
             name: one for each of several models, or for one model ``{"muon": (muon, rule), "adamw": adamw}``, where a rule is a
             pattern of parameter names or a function of name and parameter, and one without a rule gets the rest.
-        valid: the validation data.
+        valid: the validation data: a dataset, an `Evaluation` of one, or several of these by name.
         test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
         schedules: values that change, by name, see `treadle.schedules`: fields of the optimizer, or keywords of the
@@ -108,9 +113,11 @@ class Trainer:
         self._events = Events(events)
         for handler in handlers:
             self._events.add(handler)
+        self._validation = evaluated_sets(valid, self.objective, self.metrics, self.config.evaluate.every, self.device)
+        check_weight_names(self._validation, self._events.objects)
         self._train_metrics: Group | None = None
         self._fed = (0, 0)  # up to which step, and which sample of it, they were fed
-        self._values: dict[str, float] = {}  # the last step's schedule values that the objective takes
+        self._values: dict[str, float] = {}  # the last step's schedule values
 
     def on(
         self,
@@ -179,60 +186,77 @@ class Trainer:
                 body(step, model, optimizer)
                 if step.number == 1 and not step.updates and not step.refused:
                     run.say("warning: the first step made no update through step.update(optimizer), so nothing is clipped, scheduled or checked")
-            self._values = self._keywords(run.step)
+            self._values = dict(run.step.values)
         return run.result
 
-    def evaluate(self, data: Any, metrics: Mapping[str, Metric] | None = None, values: Mapping[str, float] | None = None) -> dict[str, Any]:
+    def evaluate(
+        self,
+        data: Any,
+        metrics: Mapping[str, Metric] | None = None,
+        values: Mapping[str, float] | None = None,
+        weights: str | None = None,
+    ) -> dict[str, Any]:
         """Loss and metrics over a whole dataset, with the model's weights as they are: after `fit`, the last ones.
 
         For the best: ``treadle.load_weights(result.best, trainer.model)``.
 
         Args:
-            data: the dataset.
+            data: the dataset, an `Evaluation` of it, or several by name.
             metrics: other metrics than the trainer's.
             values: keywords for the objective, in place of the last step's schedule values.
+            weights: a set of weights that a handler keeps, such as "ema".
 
         Returns:
-            ``{"loss": ..., **metrics}``: exact means over samples (or over what the objective counts).
+            ``{"loss": ..., **metrics}``: exact means over samples (or over what the objective counts). Of several sets, ``name/loss`` and so on.
+
+        Raises:
+            UsageError: there are no such weights.
         """
         group = self.metrics if metrics is None else Group(metrics, self.device)
+        model = weights_named(self.model, self._events.objects, weights)
         self._to_device()
-        values = self._values if values is None else values
+        found: dict[str, Any] = {}
         with watching("evaluating", self.config.log.console) as watch:
-            return evaluate(self.model, self.objective, self._reader(data), group, self._precision, values, watch)
+            for one in evaluated_sets(data, self.objective, group, None, self.device):
+                known = self._values if values is None else values
+                keywords = accepted(one.objective, known) if known is self._values or one.objective is not self.objective else known
+                scores = evaluate(model, one.objective, self._reader(one.data), one.metrics, self._precision, keywords, watch)
+                found |= {one.prefix("", name): value for name, value in scores.items()}
+        return found
 
     def keywords(self, values: Mapping[str, float]) -> dict[str, float]:
         """Those of some schedule values that the objective takes as keywords, such as the ``values`` of a `run.json`."""
         return accepted(self.objective, values)
 
-    def predict(self, data: Any) -> Any:
+    def predict(self, data: Any, to: Target = None, weights: str | None = None) -> Any:
         """The model's outputs for a whole dataset, in its order.
 
         Args:
             data: the dataset. Of a supervised objective only the input is needed: the first of a tuple, or its field of a dict.
                 An own objective is asked for its `Outcome.output`.
+            to: where they go, batch by batch, so that memory stays small: a file whose ending says the format (.npy, .safetensors, .jsonl,
+                .csv), whole or not there, with the samples' indices in all but .npy; or a function of (ids, output). Unless told, memory.
+            weights: a set of weights that a handler keeps, such as "ema".
 
         Returns:
-            outputs in the model's own structure, tensors joined along their first dimension, on the CPU.
+            outputs in the model's own structure, on the CPU: tensors joined along their first dimension; a list that has one item a sample
+            grows, any other container is structure. The path, where they went to a file; None, where they went to a function.
 
         Raises:
-            UsageError: there are several models.
+            UsageError: there are several models, or no such weights; or `to` is no place for predictions.
+            ObjectiveError: there is no output, or the format cannot hold it.
+            OSError: the file cannot be written; nothing of it is left.
         """
         if isinstance(self.model, Mapping):
             raise UsageError("predict needs one model; with several, call the one you want yourself")
+        check_target(to)
+        model, values = weights_named(self.model, self._events.objects, weights), accepted(self.objective, self._values)
         self._to_device()
-        found: list[Any] = []
-        reader, done = self._reader(data), 0
-        bar = watching("predicting", self.config.log.console)
-        with bar as watch, as_found(self.model, self.objective, training=False), torch.no_grad():
-            for batch in reader.batches(epochs=1):
-                for part in batch.parts:
-                    with self._precision.autocast():
-                        output = self._output_of(part)
-                    found.append(map_leaves(lambda leaf: leaf.cpu() if isinstance(leaf, torch.Tensor) else leaf, output))
-                done += sum(batch.counts)
-                watch(done, reader.epoch_samples)
-        return joined(found, _put_together)
+        with (
+            watching("predicting", self.config.log.console) as watch,
+            closing(outputs(model, self.objective, self._reader(data), self._precision, values, watch)) as parts,
+        ):
+            return delivered(parts, to)
 
     def _plan(self) -> Plan:
         """What a fit would be made of, for `treadle explain`: nothing is trained, and no run folder made."""
@@ -277,12 +301,12 @@ class Trainer:
         several = model if isinstance(model, Mapping) else {"model": model}
         with preserved_rng():
             seed(self.config.seed)
-            built = {name: one if isinstance(one, nn.Module) else _called(one) for name, one in several.items()}
+            built = {name: one if isinstance(one, nn.Module) else called(one) for name, one in several.items()}
         return built if isinstance(model, Mapping) else built["model"]
 
     def _set_up(self, run: Run) -> None:
         self._loader = run.loader(self.data)
-        run.check_data(train=self._loader, valid=self.valid, test=self.test)
+        run.check_data(train=self._loader, **splits(self.valid), test=self.test)
         if not self._own_step:
             materialise(self.model, self.objective, self._loader, self.config.seed)
         given = self._fitted[0] if self.optimizer is self._fitted[1] else self.optimizer
@@ -307,13 +331,13 @@ class Trainer:
         self._register(run.events)
 
     def _register(self, events: Events) -> None:
-        """Handlers in the order in which they are called: training metrics, the user's, then the evaluation."""
+        """Handlers in the order in which they are called: training metrics, the user's, then the evaluations."""
         if self._measures_training:
             events.on("step_finished", every="1 epoch")(self._log_train_metrics)
         events.include(self._events)
-        if self.valid is not None:
-            every = self.config.evaluate.every or self.config.duration
-            events.on("step_finished", every=every, at_end=True, evaluates=True)(self._evaluate_valid)
+        for one in self._validation:
+            every = one.every or self.config.duration
+            events.on("step_finished", every=every, at_end=True, evaluates=True)(one.handler(lambda: (self._model, self.model)))
 
     @property
     def _measures_training(self) -> bool:
@@ -324,29 +348,35 @@ class Trainer:
         run.log(self._train_metrics.compute(), prefix="train")
         self._train_metrics.reset()
 
-    def _evaluate_valid(self, run: Run) -> None:
-        run.log(run.evaluate(self._model, self.objective, self.valid, self.metrics), prefix="valid")
-
     def _check(self, run: Run, step: Step) -> None:
         """The first batch of each kind goes through everything once, before anything is updated."""
         names = {"train/loss", "train/epoch_loss"}.union(*(getattr(handler, "logs", ()) for handler in self._events.objects))
         if self._own_step is None:
-            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), training=True))
+            # Training targets that no metric is going to see may be of another kind, such as the mixed labels of mixup.
+            seen = self.metrics if self._train_metrics or not self._validation else Group({}, self.device)
+            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), self.objective, seen, training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
-        if self.valid is not None:
-            outcome = run._readers.over(self.valid, lambda reader: self._checked(run, reader, reader.peek(), training=False))
-            names |= {f"valid/{name}" for name in ["loss", *outcome.logs, *self.metrics.names]}
+        kept = [(), *((name,) for name in weight_sets(self._events.objects))]
+        for one in self._validation:
+            outcome = self._tried(run, one)
+            names |= {one.prefix("valid", *weights, name) for name in ["loss", *outcome.logs, *one.metrics.names] for weights in kept}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
         asked = [("checkpoint.best", self.config.checkpoint.best), *monitored]
         for doubt in check_names(asked, names, others=self._own_step is not None or self._events.any_but("treadle.policies")):
             run.say(doubt)
 
-    def _checked(self, run: Run, loader: Loader, batch: Any, training: bool) -> Outcome:
-        # Training targets that no metric is going to see may be of another kind, such as the mixed labels of mixup.
-        unseen = training and self.valid is not None and not self._train_metrics
-        metrics = Group({}, self.device) if unseen else self.metrics
-        outcome = check_batch(self._model, self.objective, batch, metrics, run.precision, self._keywords(run.step), training=training)
-        check_all_targets(self.objective, loader, outcome)
+    def _tried(self, run: Run, one: EvaluatedSet) -> Outcome:
+        try:
+            return run._readers.over(one.data, lambda reader: self._checked(run, reader, reader.peek(), one.objective, one.metrics, training=False))
+        except Exception as error:
+            if one.name:
+                error.add_note(f"in the validation set {one.name!r}")
+            raise
+
+    def _checked(self, run: Run, loader: Loader, batch: Any, objective: Objective, metrics: Group, *, training: bool) -> Outcome:
+        values = accepted(objective, run.step.values)
+        outcome = check_batch(self._model, objective, batch, metrics, run.precision, values, training=training)
+        check_all_targets(objective, loader, outcome)
         return outcome
 
     def _reader(self, data: Any) -> Loader:
@@ -356,29 +386,7 @@ class Trainer:
         for model in _named("model", self.model).values():
             model.to(self.device)
 
-    def _output_of(self, part: Any) -> Any:
-        if isinstance(self.objective, Supervised):
-            return self.model(self.objective.input_of(part))
-        output = as_outcome(self.objective(self.model, part, **self._values), part).output
-        if output is None:
-            raise ObjectiveError("predict needs the model's output, and this objective gives none; return treadle.Outcome(loss, output=...) from it")
-        return output
-
-
-def _called(model: Any) -> Any:
-    if not callable(model):
-        raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
-    try:
-        return model()
-    except TypeError as error:
-        error.add_note("the model is called without arguments; where it needs some, give a callable that brings them: lambda: MyModel(...)")
-        raise
-
 
 def _named(name: str, item: Any) -> dict[str, Any]:
     """One object under a name, or several as ``name-key``: as a run tracks them."""
     return {f"{name}-{key}": one for key, one in item.items()} if isinstance(item, Mapping) else {name: item}
-
-
-def _put_together(leaves: list[Any]) -> Any:
-    return torch.cat(leaves) if isinstance(leaves[0], torch.Tensor) else leaves

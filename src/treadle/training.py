@@ -39,7 +39,7 @@ def train(
         data: the training data, see `treadle.data.sources`.
         optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer.
         config: a `treadle.Config`, or an own config that inherits from it or holds one.
-        valid: the validation data.
+        valid: the validation data: a dataset, an `Evaluation` of one, or several of these by name.
         test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
         schedules: values that change, by name, see `treadle.schedules`.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from treadle.cli.main import exit_code, main
@@ -164,6 +165,40 @@ def test_weights_of_a_part_of_the_model_are_evaluated_where_that_is_asked_for(ca
         assert "weight [2, 4]: missing in the checkpoint" in capsys.readouterr().err
     assert main(["evaluate", "results/a", "--weights", "part.safetensors", "--partial", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["weights"] == "part.safetensors"
+
+
+AVERAGED = """
+def averaged(config: MyConfig) -> treadle.Trainer:
+    return treadle.Trainer(
+        lambda: nn.Linear(4, 2), nn.CrossEntropyLoss(), data(), valid={"one": data(2), "two": data(3)}, config=config,
+        optimizer=partial(torch.optim.SGD, lr=config.lr), handlers=[treadle.EMA(0.9)],
+    )
+"""
+
+
+def test_averaged_weights_and_sets_by_name_are_evaluated_and_predicted_with(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("main_file.py").write_text(EXPERIMENT + AVERAGED)
+    assert main(["train", "main_file.py:averaged", "--quiet"]) == 0
+    logged = json.loads(Path("results/a/metrics.jsonl").read_text().splitlines()[-1])
+    for weights, prefix in (("last", ""), ("ema", "ema/"), ("last:ema", "ema/")):
+        assert main(["evaluate", "results/a", "--weights", weights, "--json"]) == 0
+        scores = json.loads(capsys.readouterr().out)
+        assert (scores["one/loss"], scores["two/loss"]) == (logged[f"valid/one/{prefix}loss"], logged[f"valid/two/{prefix}loss"])
+        assert main(["predict", "results/a", "--weights", weights, "--data", "other", "--to", "out.safetensors"]) == 0
+        assert "out.safetensors: outputs of" in capsys.readouterr().out
+        found = load_file("out.safetensors")
+        state = load_file(sorted(Path("results/a/checkpoints").iterdir())[-1] / f"{'ema' if prefix else 'model'}.safetensors")
+        x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(found["output"], x @ state["weight"].T + state["bias"])
+    assert logged["valid/one/ema/loss"] != logged["valid/one/loss"]
+    assert main(["evaluate", "results/a", "--weights", "emma"]) == 1
+    assert "has no state named 'emma'; did you mean 'ema'?" in capsys.readouterr().err
+    assert main(["predict", "results/a", "--to", "out.txt"]) == 1
+    assert "unknown ending '.txt'" in capsys.readouterr().err
+    assert main(["predict", "results/a", "--to", "out.npy"]) == 1
+    assert "there are several datasets (one, two); give one of them" in capsys.readouterr().err
+    assert main(["check-data", "main_file.py:averaged"]) == 0
+    assert "valid/two" in capsys.readouterr().out
 
 
 def test_help_and_a_config_error_wait_for_no_torch() -> None:

@@ -115,6 +115,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "parts of epochs": {"duration": "2.5 epochs", "evaluate": "0.5 epochs", "save": "0.3 epochs", "log_every": "0.4 epochs"},
     "drop_last": {"drop_last": True, "save": "1 epoch"},
     "one step an epoch": {"batch_size": 32, "duration": "5 epochs"},
+    "endless": {"data": treadle.data.Infinite((X, Y), batches_per_epoch=4), "duration": "4 epochs"},
+    "buckets": {"data": treadle.data.bucket((X, Y), range(len(X)), max_tokens=2 * len(X)), "duration": "4 epochs"},
     "batches": {"data": treadle.Batches([(X[:4], Y[:4]), (X[4:5], Y[4:5]), (X[5:12], Y[5:12])]), "duration": "4 epochs"},
     "nothing to evaluate": {"parts": {"valid": None, "metrics": None}},
     "debug": {"debug": "6 steps"},

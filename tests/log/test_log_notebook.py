@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from treadle.log.notebook import Display, Notebook
+
 SETUP = """
 import os, signal
 import torch, treadle
@@ -111,3 +113,11 @@ def test_an_interrupted_cell_returns_and_run_again_it_goes_on_to_the_same_end(ex
     assert "going on after step 10" in page_of(executed[7])
     pictures = [[output.data["image/png"] for output in executed[cell] if "image/png" in output.data] for cell in (1, 7)]
     assert pictures[0] == pictures[1]
+
+
+def test_the_columns_of_a_table_that_is_said_stand_below_each_other(monkeypatch):
+    shown = []
+    monkeypatch.setattr(Display, "show", lambda self, bundle: shown.append(bundle))
+    Notebook().say("Net\ngroup  lr\nhead    1")
+    assert shown[-1]["text/html"] == '<div style="font-family:monospace; white-space:pre">Net\ngroup  lr\nhead    1</div>'
+    assert shown[-1]["text/plain"] == "Net\ngroup  lr\nhead    1"

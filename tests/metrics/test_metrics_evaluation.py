@@ -328,6 +328,6 @@ def test_a_state_that_a_model_carries_in_a_buffer_goes_on_after_an_evaluation_fr
     trainer.on("step_finished")(lambda run: seen.append(float(trainer.model.seen)))
     trainer.fit()
     trainer.evaluate((x, y))
-    trainer.predict((x, y))
+    trainer.predict(x)
     assert seen == [50.0 * step for step in range(1, 9)]
     assert float(trainer.model.seen) == 400

@@ -137,6 +137,25 @@ def test_a_model_that_its_owner_put_to_rest_is_not_woken_at_the_end():
     assert not any(module.training for module in model.modules()) and all(p.requires_grad for p in model.parameters())
 
 
+def test_part_by_part_only_what_trains_is_awake():
+    one = trainer(treadle.Freeze("features.[0-3]", until="9 steps"), treadle.Freeze("features.4", until="5 steps"))
+    seen = seen_by(one)
+    one.fit()
+    assert seen[4]["rests"] == PART and seen[4]["groups"] == [4]
+    assert seen[8]["rests"] == ["features.0", "features.1"] and seen[8]["groups"] == [4, 1]
+    assert torch.equal(seen[8]["mean"], seen[1]["mean"]), "BatchNorm rests until its own moment"
+    assert seen[9]["rests"] == [] and seen[9]["groups"] == [4, 1, 3]
+
+
+def test_an_optimizer_that_came_ready_and_was_used_serves_again():
+    model = Net()
+    given = {"model": model, "optimizer": SGD(model.parameters())}
+    for folder, until in (("results/a", "6 steps"), ("results/b", "6 steps"), ("results/c", None)):
+        one = trainer(treadle.Freeze("features", until=until), folder=folder, **given)
+        assert one.fit().status == "finished"
+        assert sum(len(group["params"]) for group in one.optimizer.param_groups) == 8
+
+
 def test_what_was_frozen_by_hand_stays_so():
     model = Net()
     model.features[0].requires_grad_(False)
@@ -367,9 +386,50 @@ def test_a_schedule_reaches_the_new_group_from_its_first_step_on():
 
 def test_an_lr_that_a_schedule_would_overwrite_is_refused_before_the_first_step():
     one = trainer(treadle.Freeze("features", until="6 steps", lr=0.01), schedules={"lr": treadle.schedules.constant(0.1)})
-    with pytest.raises(ConfigError, match=r"lr=0.01 would not last, since the schedule 'lr' sets it in every group; give lr_scale"):
+    with pytest.raises(ConfigError, match=r"lr=0.01 would not last, since the schedule 'lr' sets it; give lr_scale"):
         one.fit()
     assert not list(treadle.read_journal("results/a"))
+
+
+def rates(*frozen, schedule, optimizer):
+    """The lr of each group in each step, by name and number of tensors."""
+    one, seen = trainer(*frozen, schedules={"lr": schedule}, optimizer=optimizer), []
+    one.on("step_finished")(lambda run: seen.append([(g["name"], len(g["params"]), round(g["lr"], 6)) for g in one.optimizer.param_groups]))
+    one.fit()
+    return seen
+
+
+BODY = treadle.groups(SGD, {"body": {"params": "features"}, "head": "head"})
+
+
+def test_a_group_that_is_frozen_has_its_schedule_when_it_comes_back():
+    by_name = {"body": treadle.schedules.constant(0.01), "head": treadle.schedules.constant(0.02), "default": treadle.schedules.constant(0.03)}
+    seen = rates(treadle.Freeze("features", until="6 steps"), schedule=by_name, optimizer=BODY)
+    assert seen[0] == [("head", 2, 0.02), ("default", 2, 0.03)]
+    assert seen[-1] == [("head", 2, 0.02), ("default", 2, 0.03), ("body", 4, 0.01)]
+
+
+def test_a_setting_stays_where_the_schedule_is_for_other_groups():
+    constant = treadle.schedules.constant
+    seen = rates(treadle.Freeze("features", until="6 steps", lr=0.5), schedule={"head": constant(0.02)}, optimizer=BODY)
+    assert seen[-1] == [("head", 2, 0.02), ("default", 2, 0.1), ("body", 4, 0.5)]
+    with pytest.raises(ConfigError, match=r"lr=0.5 would not last"):
+        rates(treadle.Freeze("features", until="6 steps", lr=0.5), schedule={"optimizer": {"body": constant(0.02)}}, optimizer=BODY)
+
+
+def test_lr_scale_is_a_factor_on_the_schedule():
+    seen = rates(treadle.Freeze("features", until="6 steps", lr_scale=0.5), schedule=treadle.schedules.linear(0.1, 0.0), optimizer=SGD)
+    for _, body in seen[6:]:
+        assert body[0] == "group 1"
+    assert all(body[2] == pytest.approx(0.5 * head[2], abs=1e-6) for head, body in seen[6:])
+
+
+def test_a_scheduler_of_torchs_reaches_what_comes_back():
+    torchs = treadle.schedules.from_torch(lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 8, gamma=0.5), every="1 step")
+    two = treadle.groups(SGD, {"body": {"params": "features", "lr": 0.2}})
+    seen = rates(treadle.Freeze("features", until="6 steps"), schedule=torchs, optimizer=two)
+    assert seen[0] == [("default", 4, 0.1)] and seen[7] == [("default", 4, 0.1), ("body", 4, 0.2)]
+    assert seen[-1] == [("default", 4, 0.05), ("body", 4, 0.1)]
 
 
 # --- several models ---

@@ -60,6 +60,7 @@ def test_it_lowers_the_lr_when_torchs_does(values, patience, cooldown, mode, min
         treadle.Plateau("valid/loss", factor=0.5, patience=patience, cooldown=cooldown, mode=mode, min_delta=min_delta, min_lr=min_lr),
     )
     plateau.attach(told)
+    plateau.on_run_started(told)
     for value in values:
         told.value = value
         plateau.judge(told)
@@ -71,6 +72,7 @@ def test_a_step_without_the_value_is_no_measurement():
     own = optimizer()
     told, plateau = Told(own), treadle.Plateau("valid/loss", patience=1)
     plateau.attach(told)
+    plateau.on_run_started(told)
     for told.value in (1.0, None, None, None):
         plateau.judge(told)
     assert own.param_groups[0]["lr"] == 0.1 and len(told.logged) == 1
@@ -79,6 +81,7 @@ def test_a_step_without_the_value_is_no_measurement():
 def test_no_factor_brings_a_scheduled_lr_below_its_limit_but_the_schedule_itself_may():
     told, plateau = Told(optimizer(), {"lr": lambda progress: progress}), treadle.Plateau("valid/loss", factor=0.1, patience=1, min_lr=0.2)
     plateau.attach(told)
+    plateau.on_run_started(told)
     plateau.scale = 0.1
     assert [told.schedules["lr"](value) for value in (4.0, 1.0, 0.1)] == [0.4, 0.2, 0.1]
 
@@ -89,6 +92,7 @@ def test_every_group_keeps_its_share_and_a_tensor_stays_the_same_tensor():
     own = torch.optim.SGD([{"params": weights[:1], "lr": 0.1, "name": "body"}, {"params": weights[1:], "lr": rate, "name": "head"}], foreach=False)
     told, plateau = Told(own), treadle.Plateau("valid/loss", factor=0.5, patience=1)
     plateau.attach(told)
+    plateau.on_run_started(told)
     for told.value in (1.0, 1.0):
         plateau.judge(told)
     assert own.param_groups[0]["lr"] == 0.05 and own.param_groups[1]["lr"] is rate and float(rate) == pytest.approx(0.2)
@@ -210,3 +214,37 @@ def test_a_misspelt_monitor_is_an_error_before_the_first_step(tmp_path):
     one = treadle.Trainer(nn.Linear(2, 1), nn.MSELoss(), DATA, valid=DATA, optimizer=SGD, handlers=[plateau], config=quiet(tmp_path))
     with pytest.raises(ConfigError, match=r"Plateau: no value named 'valid/los' is logged; did you mean 'valid/loss'\?"):
         one.fit()
+
+
+def rates_of(folder, schedules, monitor_values=(1.0, 1.0, 1.0)):
+    """The logged rates of a run with two named groups, at which each evaluation lowers the lr after the first."""
+    torch.manual_seed(0)
+    values = iter(monitor_values)
+
+    def groups(parameters):
+        weight, bias = parameters
+        return torch.optim.SGD([{"params": [weight], "name": "weights"}, {"params": [bias], "name": "biases"}], lr=0.1)
+
+    with treadle.Run(quiet(folder, duration="3 epochs"), schedules=schedules, handlers=[treadle.Plateau("valid/x", factor=0.5, patience=1)]) as run:
+        model, optimizer = run.prepare(nn.Linear(2, 1), groups)
+        run.track(model=model, optimizer=optimizer)
+        for step in run.steps(DATA):
+            for x, y in step:
+                step.backward(nn.functional.mse_loss(model(x), y))
+            step.update(optimizer)
+            if run.due("1 epoch"):
+                run.log({"valid/x": next(values)})
+    return [{name: value for name, value in row.items() if name.startswith("schedule/")} for row in rows(folder) if row["step"] in (2, 8)]
+
+
+def test_schedules_of_groups_are_scaled_each(tmp_path):
+    schedules = {"lr": {"weights": treadle.schedules.constant(0.4), "biases": treadle.schedules.constant(0.8)}}
+    before, after = rates_of(tmp_path, schedules)
+    assert before == {"schedule/lr/weights": 0.4, "schedule/lr/biases": 0.8}
+    assert after == {"schedule/lr/weights": 0.2, "schedule/lr/biases": 0.4}
+
+
+def test_a_scheduler_of_torchs_is_scaled_too(tmp_path):
+    torchs = treadle.schedules.from_torch(partial(torch.optim.lr_scheduler.StepLR, step_size=100), every="1 step")
+    before, after = rates_of(tmp_path, {"lr": torchs})
+    assert {*before.values()} == {0.1} and {*after.values()} == {0.05}

@@ -1,7 +1,4 @@
-"""Each recipe learns on real data; killed and started again, it leaves the same bits; nothing of the library stands before its own function.
-
-A new recipe is a new row of the table.
-"""
+"""Each recipe learns on real data; killed and started again, it leaves the same bits. A new recipe is a new row of the table."""
 
 import json
 from collections.abc import Iterator
@@ -30,6 +27,7 @@ class Learns:
         most: the last such value is at most this.
         words: overrides that make the run short.
         proof: overrides for the run that is killed.
+        leaves: a file in the run folder.
     """
 
     value: str
@@ -37,13 +35,18 @@ class Learns:
     least: float = float("-inf")
     most: float = float("inf")
     proof: tuple[str, ...] = ()
+    leaves: str = "metrics.jsonl"
 
 
 TABLE = {
-    "dcgan": Learns("valid/frechet", most=15.0, words=("duration=60 steps", "width=8", "lr=2e-3")),
-    "vae": Learns("valid/nll", most=180.0, words=("duration=200 steps", "warmup=60 steps")),
+    "dcgan": Learns("valid/frechet", most=15.0, words=("duration=60 steps", "width=8", "lr=2e-3"), leaves="samples.png"),
+    "vae": Learns("valid/nll", most=180.0, words=("duration=200 steps", "warmup=60 steps"), leaves="samples.png"),
     "siamese": Learns("valid/right", least=0.93, words=("duration=5 epochs",)),
     "distill": Learns("valid/accuracy", least=0.75, words=("duration=10 epochs", "teacher_duration=5 epochs", "soft=1.0")),
+    "finetune": Learns(
+        "valid/accuracy", least=0.7, words=("duration=12 epochs", "pretraining=3 epochs", "unfreeze=3 epochs"), proof=("unfreeze=3 steps",)
+    ),
+    "sam": Learns("valid/accuracy", least=0.85, words=("duration=20 epochs",)),
     "mixup": Learns("valid/accuracy", least=0.8, words=("duration=6 epochs",)),
 }
 
@@ -55,6 +58,7 @@ def test_it_learns(name: str) -> None:
     last = [row[learns.value] for row in treadle.read_journal("run") if learns.value in row][-1]
     print(f"{name}: {learns.value} {last:.4f}")
     assert learns.least <= last <= learns.most
+    assert (Path("run") / learns.leaves).stat().st_size > 0
 
 
 @pytest.fixture(scope="module")

@@ -173,8 +173,8 @@ def config(folder, **given):
     return treadle.Config(run_dir=folder, log=log, checkpoint=treadle.CheckpointConfig(every="1 step"), **given)
 
 
-def trainer(optimizer, folder="results/a", model=Net, **given):
-    return treadle.Trainer(model, nn.CrossEntropyLoss(), DATA, optimizer=optimizer, config=config(folder, **given))
+def trainer(optimizer, folder="results/a", model=Net, schedules=None, **given):
+    return treadle.Trainer(model, nn.CrossEntropyLoss(), DATA, optimizer=optimizer, schedules=schedules, config=config(folder, **given))
 
 
 def by_hand(params):
@@ -246,6 +246,29 @@ def test_on_a_gpu_the_fused_kernel_is_taken_for_all_groups():
     trainable = dict(model.named_parameters())
     optimizer = GROUPED.build(model, trainable, lambda factory: fused_where_it_can_be(factory, torch.device("cuda"), list(trainable.values())))
     assert [group["fused"] for group in optimizer.param_groups] == [True, True]
+
+
+def test_a_schedule_is_scaled_by_each_layers_share():
+    layered = treadle.groups(SGD, layers=["embed", "blocks", "head"], layer_decay=0.5)
+    one = trainer(layered, schedules={"lr": treadle.schedules.linear(0.4, 0.0)})
+    one.fit()
+    head = one.optimizer.param_groups[-2]
+    assert head["name"] == "head" and one.optimizer.param_groups[-1]["name"] == "default"
+    assert 0 < head["lr"] < 0.4 and one.optimizer.param_groups[-1]["lr"] == head["lr"]
+    assert [group["lr"] for group in one.optimizer.param_groups[:-1]] == [head["lr"] * 0.5**depth for depth in range(13, -1, -1)]
+
+
+def test_one_model_may_have_groups_in_each_of_several_optimizers():
+    def matrices(name, parameter):
+        return parameter.ndim == 2
+
+    given = {"matrices": (treadle.groups(SGD, {"head": "head.weight"}), matrices), "rest": treadle.groups(ADAMW, {"biases": "*.bias"}, no_decay=True)}
+    one = trainer(given)
+    assert one.fit().status == "finished"
+    found = {name: [group["name"] for group in optimizer.param_groups] for name, optimizer in one.optimizer.items()}
+    assert found == {"matrices": ["head", "default"], "rest": ["biases/no_decay", "no_decay"]}
+    with pytest.raises(ConfigError, match=r"the group 'b' is empty: all that it names is frozen \(requires_grad=False\) or another optimizer's"):
+        trainer({"matrices": (treadle.groups(SGD, {"b": "*.bias"}), matrices), "rest": ADAMW}, "results/b").fit()
 
 
 # --- going on ---
@@ -341,7 +364,7 @@ def test_bad_input_is_refused_before_anything_is_trained(give, message):
 def test_a_group_of_frozen_parameters_is_empty():
     model = Net()
     model.head.requires_grad_(False)
-    with pytest.raises(ConfigError, match=r"the group 'head' is empty: all that it names is frozen \(requires_grad=False\)"):
+    with pytest.raises(ConfigError, match=r"the group 'head' is empty: all that it names is frozen \(requires_grad=False\) or another optimizer's"):
         treadle.groups(SGD, {"head": "head"})(model)
 
 

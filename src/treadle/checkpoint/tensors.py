@@ -7,7 +7,8 @@ the tensors' bytes one after the other. Files are read with the safetensors libr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -35,15 +36,20 @@ def pieces(tensors: Tensors) -> Iterator[bytes | memoryview]:
     """
     # The widest first: then each lies where its own width wants it, and can be used from the file without a copy.
     ordered = sorted(tensors.items(), key=lambda item: -item[1].element_size())
-    header, end = {}, 0
-    for name, tensor in ordered:
-        begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    yield len(text).to_bytes(8, "little") + text
+    yield header((name, tensor.dtype, tensor.shape) for name, tensor in ordered)
     for portion in _portions(_raw(tensor) for _, tensor in ordered):
         yield np.concatenate(portion).data  # what is summed is what is written, whoever else writes to it
+
+
+def header(tensors: Iterable[tuple[str, torch.dtype, Sequence[int]]]) -> bytes:
+    """The beginning of a file: of each tensor its name, dtype and shape, in the order in which their bytes follow."""
+    found, end = {}, 0
+    for name, dtype, shape in tensors:
+        begin, end = end, end + prod(shape) * dtype.itemsize
+        found[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(found, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _raw(tensor: torch.Tensor) -> Bytes:

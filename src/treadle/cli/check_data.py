@@ -80,8 +80,9 @@ def _loaders(experiment: Experiment, trainer: Trainer, functions: list[str]) -> 
     import torch
 
     from treadle.evaluation import evaluation_loader
+    from treadle.validation import splits as validation_splits
 
-    splits: dict[str, Any] = {"train": trainer.data, "valid": trainer.valid, "test": trainer.test}
+    splits: dict[str, Any] = {"train": trainer.data, **validation_splits(trainer.valid), "test": trainer.test}
     for name in functions:
         if name in splits and splits[name] is not None:
             raise UsageError(f"--test {name}: there is a split of this name already; give the function another name")

@@ -33,6 +33,7 @@ VERBS = {
     "find-lr": "at which learning rate an experiment's loss falls fastest",
     "check-data": "whether items of one split of an experiment's data are in another too",
     "evaluate": "the metrics of a run's weights on a dataset",
+    "predict": "the outputs of a run's model for a dataset, as a file",
     "profile": "where the time and memory of your program's steps go, and what to change",
     "prove": "run your program, kill it again and again, and compare every bit",
     "rerun": "make a run again from its record, and say whether it is the same to the bit",
@@ -47,7 +48,7 @@ VERBS = {
 }
 _GROUPS = {
     "Begin": ("demo", "new"),
-    "Train": ("explain", "check-data", "find-lr", "train", "evaluate", "profile"),
+    "Train": ("explain", "check-data", "find-lr", "train", "evaluate", "predict", "profile"),
     "Make again": ("prove", "rerun", "replay", "pack"),
     "Look": ("runs", "show", "diff", "plot", "board"),
     "Shell": ("completion",),

@@ -182,22 +182,22 @@ class Events:
             raise UsageError(f"{name_of(handler)} is no handler that could be taken off{did_you_mean(name_of(handler), known)}")
         self._drop(handler)
 
-    def attach(self, run: Any) -> None:
-        """Call ``attach(run)`` of the objects that have it: models and optimizers are there, and nothing is restored yet."""
+    def tell(self, what: str, run: Any) -> None:
+        """Call a method of the objects that have it, outside of any event.
+
+        Args:
+            what: ``attach``: models and optimizers are there, and a schedule may still become another one; ``prepare``: schedules know
+                their groups, and nothing is restored yet; ``detach``: the run is over, however it ended.
+            run: what it is called with.
+        """
         for handler in self.objects:
-            if callable(attach := getattr(handler, "attach", None)):
-                _call(attach, run, Registration("attach", attach), run.progress)
+            if callable(method := getattr(handler, what, None)):
+                _call(method, run, Registration(what, method), run.progress)
 
     def judge(self, run: Any) -> None:
         """Call ``judge(run)`` of the objects that have it."""
         for judge in self.judges:
             _call(judge, run, Registration("judge", judge), run.progress)
-
-    def detach(self, run: Any) -> None:
-        """Call ``detach(run)`` of the objects that have it: the run is over, however it ended."""
-        for handler in self.objects:
-            if callable(detach := getattr(handler, "detach", None)):
-                _call(detach, "detach", run, run.progress)
 
     def __bool__(self) -> bool:
         return any(self._handlers.values())

@@ -35,21 +35,6 @@ def map_leaves(apply: Callable[[Any], Any], value: Any, is_leaf: Callable[[Any],
     return apply(value)
 
 
-def joined(values: list[Any], join: Callable[[list[Any]], Any]) -> Any:
-    """Several values of one structure as one, in the type of the first: tuples, lists, dicts, dataclasses of joined leaves.
-
-    Args:
-        values: at least one.
-        join: makes one leaf of those that stand at the same place.
-
-    Example:
-        >>> joined([{"a": (1, 2)}, {"a": (3, 4)}], sum)
-        {'a': (4, 6)}
-    """
-    first, rows = values[0], [iter(leaves(value)) for value in values]
-    return map_leaves(lambda _: join([next(row) for row in rows]), first)
-
-
 def leaves(value: Any) -> list[Any]:
     """Every leaf of a structure, in order.
 

@@ -126,7 +126,7 @@ def find_leaks(
     first field, of a mapping.
 
     Args:
-        loaders: the splits by name, those that are trained on first.
+        loaders: the splits by name, those that are trained on first. Parts of one split, such as ``valid/clean`` and ``valid/noisy``, may overlap.
         limit_seconds: the time there is for reading; None reads everything. It is looked at between items.
         seed: the run's seed, under which items are drawn.
         clock: tells the time in seconds.
@@ -150,6 +150,8 @@ def find_leaks(
     whole, inputs = _ids(splits, "whole"), _ids(splits, "inputs")
     pairs: list[Pair] = []
     for one, other in combinations(range(len(splits)), 2):
+        if _parts_of_one(splits[one].name, splits[other].name):
+            continue
         pairs += _between(splits[one], splits[other], (whole[one], whole[other]), (inputs[one], inputs[other]))
     coverage = {
         split.name: Coverage(split.read, split.total, split.random, len(ids) - len(np.unique(ids))) for split, ids in zip(splits, whole, strict=True)
@@ -217,6 +219,11 @@ def _between(one: Split, other: Split, whole: tuple[Ids, Ids], inputs: tuple[Ids
         for kind, found in ((SAME_ITEM, same), (SAME_INPUT, alike))
         if found.shape[1]
     ]
+
+
+def _parts_of_one(one: str, other: str) -> bool:
+    """Whether two splits are parts of one, such as valid/clean and valid/noisy: nothing is trained on either, so they may overlap."""
+    return "/" in one and one.partition("/")[0] == other.partition("/")[0]
 
 
 def _found(ours: Ids, theirs: Ids) -> Ids:

@@ -107,6 +107,11 @@ class Loader:
         return Even(source.order, self.seed, length, self.batch_size, size, endless=self._drawn is not None)
 
     @property
+    def is_even(self) -> bool:
+        """Whether it is known before anything is read how many samples each batch holds."""
+        return isinstance(self.epochs, Even)
+
+    @property
     def epoch_size(self) -> int | None:
         """Positions in one epoch: samples, or batches where the data comes in batches or is read in brief; None where nobody knows."""
         if self._brief is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from treadle.core.events import EVENTS, Registration, name_of
+from treadle.core.schedules.named import FromTorch, parts_of
 from treadle.core.when import Duration, Progress
 from treadle.explain.walk import BODY, CHECKPOINT, ROW, Plan, moments, walk
 
@@ -186,14 +187,18 @@ def _notes(plan: Plan, stretch: Stretch | None) -> list[str]:
 def _schedules(plan: Plan, stretch: Stretch | None) -> list[tuple[str, float | None, float | None, str]]:
     """The value of each schedule for the first step, taken before it, and for the last."""
     first, last = (plan.start, None) if stretch is None else stretch[:2]
-    return [
-        (name, float(schedule(first)), None if last is None else float(schedule(last)), _of_schedule(schedule))
-        for name, schedule in plan.schedules.items()
-    ]
+    found: list[tuple[str, float | None, float | None, str]] = []
+    for name, schedule in parts_of(plan.schedules):
+        if isinstance(schedule, FromTorch):  # it has values when there is an optimizer
+            found.append((name, None, None, f"{named(schedule.make)}, every {schedule.every}"))
+        else:
+            found.append((name, float(schedule(first)), None if last is None else float(schedule(last)), _of_schedule(schedule)))
+    return found
 
 
 def _of_schedule(schedule: Any) -> str:
-    return named(schedule) if inspect.isroutine(schedule) else repr(schedule)
+    function = getattr(schedule, "function", schedule)
+    return named(function) if inspect.isroutine(function) else repr(schedule)
 
 
 def named(function: Any) -> str:

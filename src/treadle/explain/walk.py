@@ -13,7 +13,6 @@ from typing import Any
 from treadle.config.schema import Config
 from treadle.core.errors import UsageError
 from treadle.core.events import Events, Registration
-from treadle.core.schedules import Schedule
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 
@@ -40,7 +39,7 @@ class Plan:
     events: Events
     loader: Loader | None
     duration: Duration
-    schedules: Mapping[str, Schedule]
+    schedules: Mapping[str, Any]
     body: Any = None
     epoch_steps: int | None = None
 
@@ -59,7 +58,7 @@ class Plan:
     @property
     def counts_samples(self) -> bool:
         """Whether it is known, before they are read, how many samples the batches hold."""
-        return self.loader is None or self.loader.epoch_samples is not None
+        return self.loader is None or self.loader.is_even
 
 
 @dataclass(frozen=True)

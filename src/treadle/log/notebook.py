@@ -85,7 +85,7 @@ class Notebook:
             self.say(line)
 
     def _draw_head(self) -> None:
-        page = [f"<div{_WARNING if line.startswith('warning') else ''}>{escape(line)}</div>" for line in self._lines]
+        page = [f"<div{_style(line)}>{escape(line)}</div>" for line in self._lines]
         text = list(self._lines)
         if self._place:
             bar = f'<progress value="{self._done:.4f}" max="1" style="width:20em"></progress>'
@@ -101,7 +101,10 @@ class Notebook:
         self._table.show({"text/html": f"<table>{page}</table>", "text/plain": text})
 
 
-_WARNING = ' style="color:#b58900"'
+def _style(text: str) -> str:
+    if text.startswith("warning"):
+        return ' style="color:#b58900"'
+    return ' style="font-family:monospace; white-space:pre"' if "\n" in text else ""  # a table
 
 
 def _row(kind: str, texts: list[str]) -> str:

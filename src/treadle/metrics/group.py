@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
@@ -74,17 +74,13 @@ class Group:
     def update(self, output: Any, target: Any) -> None:
         """Feed one batch to every metric; an exception of one is given its name."""
         for name, metric in self._metrics.items():
-            try:
-                metric.update(output, target)
-            except Exception as error:
-                error.add_note(f"raised by the metric {name!r} ({type(metric).__name__})")
-                raise
+            _named(name, metric, metric.update, output, target)
 
     def compute(self) -> dict[str, Any]:
-        """Every result by name; a metric that gives a dict becomes ``name/key``."""
+        """Every result by name; a metric that gives a dict becomes ``name/key``. An exception of one is given its name."""
         results: dict[str, Any] = {}
         for name, metric in self._metrics.items():
-            value = metric.compute()
+            value = _named(name, metric, metric.compute)
             if isinstance(value, Mapping):
                 results.update({f"{name}/{key}": item for key, item in value.items()})
             else:
@@ -109,6 +105,15 @@ class Group:
                     own.update(value)
                 else:
                     setattr(metric, key, value)
+
+
+def _named(name: str, metric: Any, call: Callable[..., Any], *args: Any) -> Any:
+    """Call a metric; an exception of it arrives unchanged, with the metric's name."""
+    try:
+        return call(*args)
+    except Exception as error:
+        error.add_note(f"raised by the metric {name!r} ({type(metric).__name__})")
+        raise
 
 
 def _state(metric: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 from treadle.core.errors import ConfigError, did_you_mean
 from treadle.core.modes import rest_where_frozen, set_train_mode
 from treadle.core.patterns import Pattern, as_patterns, chosen, plain_name, shown
+from treadle.core.schedules.named import ByName
 from treadle.core.settings import SCALE, check_settings
 from treadle.core.when import Duration
 
@@ -62,8 +63,8 @@ class Freeze:
 
     # --- what the run calls ---
 
-    def attach(self, run: Any) -> None:
-        """Freeze, before anything is restored."""
+    def prepare(self, run: Any) -> None:
+        """Freeze: schedules were bound to the groups as they were built, and nothing is restored yet."""
         name, model = self._model_of(run)
         named = {plain_name(key): parameter for key, parameter in model.named_parameters(remove_duplicate=False)}
         names = chosen(self._patterns, named, f"{self!r}: the model {name!r}")
@@ -80,6 +81,7 @@ class Freeze:
         self._model, self._optimizers, self._is_over = model, dict(run.optimizers), False
         self._frozen = [p for p in params.values() if p.requires_grad]
         self._freeze()
+        self._check_schedules(run)
         count = sum(p.numel() for p in params.values())
         run.say(f"{self!r}: {len(params):,} tensors, {count:,} parameters")
 
@@ -88,13 +90,6 @@ class Freeze:
         if not self._is_over:
             self._thaw()
         self._model, self._frozen, self._optimizers, self._is_over = None, [], {}, False
-
-    def on_epoch_started(self, run: Any) -> None:
-        """Refuse a setting that a schedule would take the place of."""
-        for key, value in self._settings.items():
-            if isinstance(run.step.values.get(key), (int, float)):
-                hint = f"; give {SCALE}=..., a factor on it" if key == "lr" else ""
-                raise ConfigError(f"{self!r}: {key}={value!r} would not last, since the schedule {key!r} sets it in every group{hint}")
 
     def on_step_finished(self, run: Any) -> None:
         """Unfreeze when it is time."""
@@ -166,6 +161,17 @@ class Freeze:
             raise ConfigError(f"{self!r}: say which model, as model=...; this run trains {', '.join(map(repr, trained)) or 'none that it tracks'}")
         return next(iter(trained.items()))
 
+    def _check_schedules(self, run: Any) -> None:
+        """Raise where a setting of the new groups would not last."""
+        for key, value in self._settings.items():
+            names = {
+                name.removeprefix("optimizer-"): [cut.group["name"] for cut in self._cuts if cut.optimizer is one]
+                for name, one in run.optimizers.items()
+            }
+            if key in run.schedules and any(_sets(run.schedules[key], name, group) for name, groups in names.items() for group in groups):
+                hint = f"; give {SCALE}=..., a factor on it" if key == "lr" else ""
+                raise ConfigError(f"{self!r}: {key}={value!r} would not last, since the schedule {key!r} sets it{hint}")
+
     def _check_until(self, run: Any) -> None:
         progress = run.progress
         assert self._until is not None
@@ -181,6 +187,13 @@ class Freeze:
                 raise ConfigError(f"{self!r} leaves nothing to train for {name!r} ({type(optimizer).__name__})")
             if ids & frozen:
                 check_settings(repr(self), self._settings, optimizer)
+
+
+def _sets(schedule: Any, optimizer: str, group: str) -> bool:
+    """Whether a schedule gives a value to a group of an optimizer."""
+    if not isinstance(schedule, ByName):
+        return True
+    return group in schedule.parts or (optimizer in schedule.parts and _sets(schedule.parts[optimizer], "", group))
 
 
 def _cut_out(optimizer: Any, frozen: set[int]) -> list[_Cut]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from treadle.core.errors import ConfigError
+from treadle.core.schedules.named import ByName
+from treadle.core.schedules.schedule import Schedule
 from treadle.policies.monitor import Monitor
 
 
@@ -64,9 +66,12 @@ class Plateau:
         self._is_scheduled = False
 
     def attach(self, run: Any) -> None:
-        """Begin anew, and put the factor on the lr's schedule, if there is one."""
+        """Begin anew."""
         self._value.reset()
         self._resting, self.scale = 0, 1.0
+
+    def on_run_started(self, run: Any) -> None:
+        """Put the factor on the lr's schedule, if there is one."""
         self._is_scheduled = "lr" in run.schedules
         if self._is_scheduled:
             run.schedules["lr"] = self._scaled(run.schedules["lr"])
@@ -99,8 +104,8 @@ class Plateau:
         return max(value * factor, min(value, self._min_lr))
 
     def _scaled(self, schedule: Any) -> Any:
-        if isinstance(schedule, Mapping):
-            return {name: self._scaled(one) for name, one in schedule.items()}
+        if isinstance(schedule, ByName):
+            return ByName({name: self._scaled(one) for name, one in schedule.parts.items()})
         return _Scaled(schedule, self)
 
     def on_run_finished(self, run: Any) -> None:
@@ -117,14 +122,19 @@ class Plateau:
         self._resting, self.scale = state["resting"], state["scale"]
 
 
-class _Scaled:
+class _Scaled(Schedule):
     """A schedule, times the factors of a plateau."""
 
     def __init__(self, schedule: Callable[[Any], float], plateau: Plateau) -> None:
         self._schedule, self._plateau = schedule, plateau
 
-    def __call__(self, progress: Any) -> float:
-        return self._plateau._limited(self._schedule(progress), self._plateau.scale)
+    def __call__(self, progress: Any) -> Any:
+        return self._scaled(self._schedule(progress))
+
+    def _scaled(self, value: Any) -> Any:
+        if isinstance(value, Mapping):  # a scheduler of torch's gives one for each group
+            return {name: self._scaled(one) for name, one in value.items()}
+        return self._plateau._limited(value, self._plateau.scale)
 
 
 def set_lr(group: dict[str, Any], value: float) -> None:
@@ -141,6 +151,7 @@ def _rates(optimizers: Mapping[str, Any]) -> dict[str, float]:
     for name, optimizer in optimizers.items():
         groups = optimizer.param_groups
         for place, group in enumerate(groups, 1):
-            names = [*([name] if len(optimizers) > 1 else []), *([str(group.get("name", place))] if len(groups) > 1 else [])]
+            own = [name.removeprefix("optimizer-")] if len(optimizers) > 1 else []
+            names = [*own, *([str(group.get("name") or f"group {place}")] if len(groups) > 1 else [])]
             rates["/".join(["lr", *names])] = float(group["lr"])
     return rates

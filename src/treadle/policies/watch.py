@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from treadle.core.errors import ConfigError, did_you_mean
+from treadle.core.errors import ConfigError
+from treadle.core.patterns import chosen
 from treadle.core.when import Duration
 
 
@@ -25,7 +25,7 @@ class Watch:
 
     Args:
         every: how often, in steps, such as ``"100 steps"``.
-        patterns: globs of parameter names, such as ``"features.*"``. Of several models a name begins with the model's: ``"G.*"``.
+        patterns: globs of parameter names, or names of modules, such as ``"features"``. Of several models they begin with the model's: ``"G.*"``.
 
     Raises:
         ConfigError: `every` is not in steps; or, when the run begins, a pattern matches no parameter.
@@ -41,7 +41,6 @@ class Watch:
             raise ConfigError(f"Watch: patterns must be a list of globs such as ['features.*'], got {patterns!r}")
         self._patterns = list(patterns)
         self.logs = [f"train/{name}{end}" for name in _NAMES for end in ["", *(f"/{pattern}" for pattern in self._patterns)]]
-        self._names: dict[Tensor, str] = {}
         self._groups: dict[str, list[Tensor]] = {}
         self._before: dict[Tensor, Tensor] = {}
         self._norms: dict[Tensor, Tensor] = {}
@@ -49,11 +48,8 @@ class Watch:
 
     def attach(self, run: Any) -> None:
         """Find the parameters of each pattern."""
-        self._names = named_parameters(run.models)
-        self._groups = {pattern: [p for p, name in self._names.items() if fnmatchcase(name, pattern)] for pattern in self._patterns}
-        for pattern, found in self._groups.items():
-            if not found:
-                raise ConfigError(f"Watch: the pattern {pattern!r} matches no parameter{did_you_mean(pattern, self._names.values())}")
+        named = named_parameters(run.models)
+        self._groups = {pattern: [named[name] for name in chosen([pattern], named, "Watch")] for pattern in self._patterns}
 
     def on_run_started(self, run: Any) -> None:
         """Make ready where the next step is due."""
@@ -131,10 +127,10 @@ def comes_next(every: Duration, run: Any) -> bool:
     return bool((run.progress.steps + 1) % int(every.value) == 0)
 
 
-def named_parameters(models: Mapping[str, Any]) -> dict[Tensor, str]:
-    """The name of each parameter; of several models it begins with the model's."""
+def named_parameters(models: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The parameters by name; of several models it begins with the model's."""
     return {
-        parameter: name if len(models) == 1 else f"{model.removeprefix('model-')}.{name}"
+        (name if len(models) == 1 else f"{model.removeprefix('model-')}.{name}"): parameter
         for model, module in models.items()
         for name, parameter in module.named_parameters()
     }

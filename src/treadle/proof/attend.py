@@ -174,11 +174,11 @@ class Witness:
         self._losses: list[str] = []
         backward = run.step.backward
 
-        def seen(loss: Any, count: Any = None) -> None:
+        def seen(loss: Any, *more: Any, **options: Any) -> None:
             value = getattr(loss, "loss", loss)
             if isinstance(value, torch.Tensor) and value.numel() == 1:
                 self._losses.append(repr(value.item()))
-            backward(loss, count)
+            backward(loss, *more, **options)
 
         run.step.backward = seen
 

@@ -133,7 +133,7 @@ class Trace:
             self._again = False
         return False
 
-    def _backward_again(self, loss: Any, count: Any = None) -> None:
+    def _backward_again(self, loss: Any, *more: Any, **options: Any) -> None:
         """Whether gradients of the same graph have other bits each time: of those that do, the one nearest to the loss is where it begins."""
         value = getattr(loss, "loss", loss)
         if self._looks and isinstance(value, torch.Tensor) and value.requires_grad and value.numel() == 1:
@@ -143,7 +143,7 @@ class Trace:
             differing = [path for place, (path, _) in enumerate(named) if len({digests[place] for digests in computed}) > 1]
             if differing:
                 self._note(f"{type(self._model).__name__}.{differing[-1]}", "gradient", "", repeat_differs=True)
-        self._backward(loss, count)
+        self._backward(loss, *more, **options)
 
     @staticmethod
     def _gradients(loss: torch.Tensor, parameters: list[nn.Parameter]) -> list[str]:

@@ -19,22 +19,25 @@ NEAR = 0.8
 """How like a known name one must be to be taken for it, where it may also be read by the user's own code."""
 
 
-def bound(schedules: Mapping[str, Any], optimizers: Mapping[str, Optimizer], progress: Progress, known: Collection[str] = ()) -> dict[str, Any]:
+def bound(
+    schedules: Mapping[str, Any], tracked: Mapping[str, Optimizer], progress: Progress, known: Collection[str] = ()
+) -> tuple[dict[Optimizer, str], dict[str, Any]]:
     """Schedules whose names and parts all belong to something, with those of torch's tied to their optimizers.
 
     Args:
         schedules: those of a run, by name.
-        optimizers: those of a run, by name.
+        tracked: optimizers, by the names that a run tracks them by; what a Trainer tracks as ``optimizer-G`` is ``G``.
         progress: where the run begins, or goes on.
         known: names of which somebody is known to take the value.
 
     Returns:
-        schedules that are called with the run's progress; one of torch's may have brought others.
+        the name of each optimizer, and schedules that are called with the run's progress; one of torch's may have brought others.
 
     Raises:
         ConfigError: a name, or the name of a part, belongs to nothing; the nearest is given. Or one value would go to groups
             that were built with different ones, cannot be told for this data, or is no number.
     """
+    optimizers = {name.removeprefix("optimizer-"): optimizer for name, optimizer in tracked.items()}
     found: dict[str, Any] = {}
     for name, schedule in schedules.items():
         holders = {key: optimizer for key, optimizer in optimizers.items() if name in fields_of(optimizer)}
@@ -46,7 +49,7 @@ def bound(schedules: Mapping[str, Any], optimizers: Mapping[str, Optimizer], pro
         found[name] = schedule
     found = _followed(found, optimizers)
     check_values(found, progress)
-    return found
+    return {optimizer: name for name, optimizer in optimizers.items()}, found
 
 
 def _check_outsider(name: str, schedule: Any, fields: set[str], known: Collection[str]) -> None:

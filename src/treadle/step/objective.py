@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 import torch
@@ -216,6 +216,7 @@ def with_values(step: Callable[..., object], names: Iterable[str]) -> Callable[[
     if not chosen:
         return step
 
+    @wraps(step)
     def body(here: Any, model: Any, optimizer: Any) -> object:
         return step(here, model, optimizer, **{name: here.values[name] for name in chosen})
 

@@ -95,7 +95,9 @@ class Groups:
         for name, (patterns, settings) in self._rules.items():
             ids = {id(named[key]) for key in chosen(patterns, named, f"the group {name!r}")}
             if not ids & free:
-                raise ConfigError(f"the group {name!r} is empty: all that it names is frozen (requires_grad=False); leave the group out")
+                raise ConfigError(
+                    f"the group {name!r} is empty: all that it names is frozen (requires_grad=False) or another optimizer's; leave the group out"
+                )
             left = (ids & free).difference(*(part.ids for part in parts))
             if not left:
                 earlier = ", ".join(repr(part.name) for part in parts if part.ids & ids)

@@ -55,6 +55,21 @@ def prepare(model: Any, optimizer: Any, device: torch.device, say: Say, channels
     return {name: pairs[name][0] if name in pairs else model[name] for name in model}, {name: pair[1] for name, pair in pairs.items()}
 
 
+def called(model: Any) -> Any:
+    """What a callable builds that was given as a model.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    if not callable(model):
+        raise ConfigError(f"model must be a torch.nn.Module, or a callable that builds one, got {model!r}")
+    try:
+        return model()
+    except TypeError as error:
+        error.add_note("the model is called without arguments; where it needs some, give a callable that brings them: lambda: MyModel(...)")
+        raise
+
+
 def lay_out_channels_last(model: nn.Module) -> RemovableHandle:
     """Put the channels of images and of convolutions' weights last, which their kernels are faster with; values stay the same.
 

@@ -119,6 +119,15 @@ def check_values(schedules: Mapping[str, Any], progress: Progress) -> None:
                 raise ConfigError(f"the schedule {key!r} must give a number, gave {one!r}")
 
 
+def parts_of(schedules: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every single schedule, under the name that its values are logged by."""
+    for name, schedule in schedules.items():
+        if isinstance(schedule, ByName):
+            yield from ((f"{name}/{key}", one) for key, one in parts_of(schedule.parts))
+        else:
+            yield name, schedule
+
+
 def flat(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Values under the names that they are logged by: those of groups below their value's, as in ``lr/body``."""
     for name, value in values.items():

@@ -1,0 +1,1 @@
+"""Prediction: a model's outputs for a whole dataset, in memory or as a file."""
