@@ -4,8 +4,8 @@
     treadle train recipes/char_lm.py duration="2 epochs" width=32 layers=2     # smaller and sooner
 
 The texts are the paragraphs of `pydoc_data.topics`, which comes with Python. Texts of similar length make a batch, what is filled
-in counts for nothing, and each character counts the same, in whichever batch it is. After each epoch it writes a paragraph.
-Radford et al., Language Models are Unsupervised Multitask Learners, 2019; sinks and wider heads are left to the reader.
+in counts for nothing, and each character counts the same, in whichever batch it is. After each epoch it writes some lines of its own.
+Radford et al., Language Models are Unsupervised Multitask Learners, 2019, section 2.3.
 """
 
 from dataclasses import dataclass, field
@@ -62,7 +62,8 @@ class Block(nn.Module):
         query, key, value = self.look(self.norms[0](x)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         seen = scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.looked(seen.transpose(1, 2).flatten(2))
-        return x + self.think(self.norms[1](x))
+        thought: torch.Tensor = self.think(self.norms[1](x))
+        return x + thought
 
 
 class Writer(nn.Module):
@@ -108,13 +109,13 @@ def next_character(model: nn.Module, batch: Any) -> treadle.Outcome:
 
 
 def write(model: nn.Module, context: int, device: torch.device) -> str:
-    """A paragraph, drawn a character at a time, from the same random numbers each time."""
-    chance, text = torch.Generator().manual_seed(0), torch.zeros(1, 1, dtype=torch.int64)
+    """As much as it can see at once, drawn a character at a time, from the same random numbers each time."""
+    chance, text = torch.Generator().manual_seed(0), torch.full((1, 1), ALPHABET.index(END))
     with torch.no_grad():
-        while text.shape[1] < context and (text.shape[1] == 1 or text[0, -1] > 0):
+        while text.shape[1] < context:
             odds = model(text.to(device))[0, -1].softmax(0).cpu()
             text = torch.cat([text, torch.multinomial(odds, 1, generator=chance)[None]], dim=1)
-    return "".join(ALPHABET[place] for place in text[0]).strip(END)
+    return "".join(ALPHABET[place] for place in text[0]).replace(END, "\n\n").strip()
 
 
 # --- 5. The experiment ---

@@ -7,8 +7,8 @@ A step plays `batch_size` games side by side, then makes the actions likelier th
 that moment. The reward of a game is for how many moments the pole stood: 500 is the most. Williams, Simple Statistical
 Gradient-Following Algorithms for Connectionist Reinforcement Learning, 1992.
 
-The only state that a run has besides the tracked one would be the environment's: each game is seeded by a number that is drawn from
-the run's generator, which is in every checkpoint.
+The games have random generators of their own. Each step seeds them by a number that is drawn from the run's generator, which is
+in every checkpoint: so a run that goes on plays the games that it would have played.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from typing import Annotated, Any, NamedTuple
 import torch
 from annotated_types import Gt, Interval
 from torch import nn
-from torch.distributions import Categorical
+from torch.nn.functional import cross_entropy
 
 import treadle
 
@@ -76,7 +76,7 @@ def play(games: Any, model: nn.Module, device: torch.device) -> Played:
     moments = []
     while on.any():
         now = torch.from_numpy(seen)
-        actions = Categorical(logits=model(now.to(device)).cpu()).sample()
+        actions = torch.multinomial(model(now.to(device)).softmax(1).cpu(), 1)[:, 0]
         seen, rewards, fallen, timed_out, _ = games.step(actions.numpy())
         moments.append((now, actions, torch.from_numpy(rewards).float() * on, on))
         on = on & ~torch.from_numpy(fallen | timed_out)  # a game that is over begins again by itself; that one is left out
@@ -104,9 +104,9 @@ def main(config: PoleConfig) -> treadle.Result:
         games = gymnasium.make_vec("CartPole-v1", config.batch_size, vectorization_mode="sync")
         for step in run.steps(total=config.duration):
             played = play(games, model, run.device)
-            likely = Categorical(logits=model(played.seen)).log_prob(played.actions)
-            loss = -(likely * advantages(played, config.discount))[played.counts].mean()
-            step.backward(loss, count=int(played.counts.sum()))
+            above = advantages(played, config.discount)[played.counts]
+            surprise = cross_entropy(model(played.seen[played.counts]), played.actions[played.counts], reduction="none")
+            step.backward((surprise * above).mean(), count=len(above))
             step.update(optimizer)
             run.log({"train/reward": played.rewards.sum(0).mean()})
     return run.result

@@ -1,6 +1,8 @@
 """Each recipe learns on real data; killed and started again, it leaves the same bits. A new recipe is a new row of the table."""
 
 import json
+import runpy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ class Learns:
         words: overrides that make the run short.
         proof: overrides for the run that is killed.
         leaves: a file in the run folder.
+        own_loop: it is a program with a `main`, and no experiment.
     """
 
     value: str
@@ -36,6 +39,7 @@ class Learns:
     most: float = float("inf")
     proof: tuple[str, ...] = ()
     leaves: str = "metrics.jsonl"
+    own_loop: bool = False
 
 
 TABLE = {
@@ -48,13 +52,27 @@ TABLE = {
     ),
     "sam": Learns("valid/accuracy", least=0.85, words=("duration=20 epochs",)),
     "mixup": Learns("valid/accuracy", least=0.8, words=("duration=6 epochs",)),
+    "char_lm": Learns("valid/bits", most=3.8, words=("duration=200 steps", "batch_size=16", "context=64", "width=64", "layers=1", "lr=1e-2")),
+    "reinforce": Learns("train/reward", least=100.0, words=("duration=22 steps",), own_loop=True),
+    "lbfgs": Learns("train/grad_norm", most=1e-4, words=()),
+    "tbptt": Learns("train/bits", most=3.8, words=("duration=150 steps", "width=64")),
 }
+
+
+def train(name: str, *words: str) -> int:
+    """Run a recipe in this process, as its command line does; gives the exit code."""
+    path = str(RECIPES / f"{name}.py")
+    if not TABLE[name].own_loop:
+        return main(["train", path, *words])
+    with pytest.raises(SystemExit) as end:
+        treadle.main(runpy.run_path(path)["main"], words)
+    return int(end.value.code or 0)
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_it_learns(name: str) -> None:
     learns = TABLE[name]
-    assert main(["train", str(RECIPES / f"{name}.py"), *QUIET, *learns.words]) == 0
+    assert train(name, *QUIET, *learns.words) == 0
     last = [row[learns.value] for row in treadle.read_journal("run") if learns.value in row][-1]
     print(f"{name}: {learns.value} {last:.4f}")
     assert learns.least <= last <= learns.most
@@ -63,7 +81,7 @@ def test_it_learns(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def zygote() -> Iterator[Zygote]:
-    with Zygote("PIL.Image", "sklearn.datasets", "treadle_mnist", "treadle.cli.train") as zygote:
+    with Zygote("PIL.Image", "sklearn.datasets", "treadle_mnist", "gymnasium", "treadle.cli.train") as zygote:
         yield zygote
 
 
@@ -75,7 +93,8 @@ def test_killed_and_started_again_it_leaves_the_same_bits(
         return zygote.execute(program.command, environment, output.name)
 
     monkeypatch.setattr(Program, "_run", run)
-    words = [*TABLE[name].words, *TABLE[name].proof, "duration=6 steps"]
-    assert main(["prove", str(RECIPES / f"{name}.py"), *words, "--steps", "6", "--kills", "1", "--json"]) == 0
+    program = [str(RECIPES / f"{name}.py"), *TABLE[name].words, *TABLE[name].proof, "duration=6 steps"]
+    program = ["--", sys.executable, *program] if TABLE[name].own_loop else program
+    assert main(["prove", "--steps", "6", "--kills", "1", "--json", *program]) == 0
     proof = json.loads(capsys.readouterr().out)
     assert proof["proved"] and len(proof["kills"]) == 1
