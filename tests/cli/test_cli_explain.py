@@ -85,14 +85,14 @@ def test_the_timeline_of_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
         ["seen", "ex:announce", "every 2 samples", "where run.fire('seen') says so"],
         ["step_finished", "ex:announce", "every 3 steps, in the first 20 steps", "3, 6"],
         ["step_finished", "ex:Warns", "every 4 steps, when=ex:announce, once in the run", "4, 8; the first of these where when= agrees"],
-        ["step_finished", "treadle.trainer:Trainer._evaluate_valid", "every 1 epoch, and at the end", "8"],
+        ["step_finished", "treadle.validation:evaluation of valid", "every 1 epoch, and at the end", "8"],
         ["evaluated", "ex:Watch.on_evaluated", "each time", "8; and where a handler evaluates"],
         ["row", "a row of metrics.jsonl", "every 10 steps, and at the end", "not in this epoch"],
         ["checkpoint", "a checkpoint", "every 1 epoch, and at the end", "8; and where valid/loss is among the best 1"],
         ["schedules"],
     ]
     files = [row[4].rpartition(":") for row in table[2:9]]
-    assert [Path(file).name for file, _, _ in files] == ["ex.py", "trainer.py", "ex.py", "ex.py", "ex.py", "trainer.py", "ex.py"]
+    assert [Path(file).name for file, _, _ in files] == ["ex.py", "trainer.py", "ex.py", "ex.py", "ex.py", "validation.py", "ex.py"]
     text = EXPERIMENT.splitlines()
     assert text[int(files[0][2]) - 1].startswith("def announce") and "__call__" in text[int(files[4][2]) - 1]
     assert table[-1][:3] == ["lr", "1", "0.698925"]  # 28 of 93 samples are done when the last step is taken

@@ -43,7 +43,7 @@ class Learns:
 
 
 TABLE = {
-    "dcgan": Learns("valid/frechet", most=15.0, words=("duration=60 steps", "width=8", "lr=2e-3"), leaves="samples.png"),
+    "dcgan": Learns("valid/frechet", most=15.0, words=("duration=60 steps", "width=8", "lr=2e-3"), proof=("batch_size=8",), leaves="samples.png"),
     "vae": Learns("valid/nll", most=180.0, words=("duration=200 steps", "warmup=60 steps"), leaves="samples.png"),
     "siamese": Learns("valid/right", least=0.93, words=("duration=5 epochs",)),
     "distill": Learns("valid/accuracy", least=0.75, words=("duration=10 epochs", "teacher_duration=5 epochs", "soft=1.0")),
