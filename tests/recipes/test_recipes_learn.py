@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import treadle
 from guarantees.zygote import Zygote
@@ -98,3 +99,23 @@ def test_killed_and_started_again_it_leaves_the_same_bits(
     assert main(["prove", "--steps", "6", "--kills", "1", "--json", *program]) == 0
     proof = json.loads(capsys.readouterr().out)
     assert proof["proved"] and len(proof["kills"]) == 1
+
+
+def test_without_the_game_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(SystemExit, match="gymnasium is not installed, and the game is in there: pip install gymnasium"):
+        runpy.run_path(str(RECIPES / "reinforce.py"))
+
+
+def test_the_state_of_truncated_backpropagation_goes_on_and_is_in_the_checkpoint() -> None:
+    recipe = runpy.run_path(str(RECIPES / "tbptt.py"))
+    assert train("tbptt", *QUIET, "duration=3 steps", "width=8", "batch_size=4", "window=16") == 0
+    reader = recipe["Reader"](4, 8)
+    treadle.load_weights(Path("run/checkpoints/step-000003"), reader)
+    windows, stream, goes_on = recipe["streams"](recipe["TRAIN"], 4, 16).dataset
+    assert goes_on.tolist()[:12] == 4 * [False] + 8 * [True] and stream.tolist()[:12] == 3 * [0, 1, 2, 3]
+    assert torch.equal(windows[4:8, 0], windows[0:4, -1])  # each stream goes on where its last window ended
+    saved = reader.state.clone()
+    assert saved.abs().min() > 0
+    _ = reader(windows[12:16, :-1], stream[12:16], goes_on[12:16])
+    assert not torch.equal(saved, reader.state)
