@@ -28,7 +28,7 @@ class WriterConfig(treadle.Config):
     """Everything of `treadle.Config`, and what is this experiment's own."""
 
     run_dir: str = "results/char-lm/{n}"
-    duration: str = "10 epochs"
+    duration: str = "30 epochs"
     batch_size: int = 32
     seed: int = 42
     clip: float | None = 1.0
