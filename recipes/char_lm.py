@@ -1,7 +1,7 @@
 """A transformer that writes, character by character, learnt from Python's manual: texts of all lengths, a loss over tokens.
 
     treadle train recipes/char_lm.py
-    treadle train recipes/char_lm.py duration="2 epochs" width=32 layers=2     # smaller and sooner
+    treadle train recipes/char_lm.py context=256 width=128 layers=4     # larger, and better for longer
 
 The texts are the paragraphs of `pydoc_data.topics`, which comes with Python. Texts of similar length make a batch, what is filled
 in counts for nothing, and each character counts the same, in whichever batch it is. After each epoch it writes some lines of its own.
@@ -28,20 +28,20 @@ class WriterConfig(treadle.Config):
     """Everything of `treadle.Config`, and what is this experiment's own."""
 
     run_dir: str = "results/char-lm/{n}"
-    duration: str = "30 epochs"
-    batch_size: int = 32
+    duration: str = "10 epochs"
+    batch_size: int = 16
     seed: int = 42
     clip: float | None = 1.0
     checkpoint: treadle.CheckpointConfig = field(default_factory=lambda: treadle.CheckpointConfig(best="valid/loss"))
-    context: Annotated[int, Gt(0)] = 256
+    context: Annotated[int, Gt(0)] = 64
     """Most characters that are seen at once; longer paragraphs are cut."""
-    width: Annotated[int, Gt(0)] = 128
+    width: Annotated[int, Gt(0)] = 64
     """Numbers that stand for a character; a multiple of `heads`."""
     heads: Annotated[int, Gt(0)] = 4
     """Attention heads in each layer."""
-    layers: Annotated[int, Gt(0)] = 4
+    layers: Annotated[int, Gt(0)] = 2
     """How many."""
-    lr: Annotated[float, Gt(0)] = 2e-3
+    lr: Annotated[float, Gt(0)] = 5e-3
     """Highest learning rate, after a warm-up; it falls along half a cosine."""
 
 
