@@ -1,7 +1,7 @@
 """A transformer that writes, character by character, learnt from Python's manual: texts of all lengths, a loss over tokens.
 
     treadle train recipes/char_lm.py
-    treadle train recipes/char_lm.py context=256 width=128 layers=4     # larger, and better for longer
+    treadle train recipes/char_lm.py context=256 width=128 layers=4      # larger
 
 The texts are the paragraphs of `pydoc_data.topics`, which comes with Python. Texts of similar length make a batch, what is filled
 in counts for nothing, and each character counts the same, in whichever batch it is. After each epoch it writes some lines of its own.
