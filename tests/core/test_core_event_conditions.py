@@ -282,6 +282,20 @@ def test_an_object_that_is_off_judges_no_more_here_and_where_the_run_goes_on() -
     assert JUDGE not in one.names and one.own == []
 
 
+def test_an_inherited_method_has_the_name_of_its_objects_class() -> None:
+    class Base:
+        def on_run_started(self, run: Any) -> None:
+            raise ValueError("mine")
+
+    class Child(Base): ...
+
+    events = Events()
+    events.add(Child())
+    with pytest.raises(ValueError, match="mine") as caught:
+        events.fire("run_started", None, at(0), at(0))
+    assert any("Child.on_run_started at run_started" in note for note in caught.value.__notes__)
+
+
 # --- events of one's own ---
 
 

@@ -302,7 +302,9 @@ class Events:
 
 
 def name_of(handler: object) -> str:
-    """What a handler is called in a message."""
+    """What a handler is called in a message; a method by the class of its object, also where it is inherited."""
+    if isinstance(handler, MethodType) and not isinstance(handler.__self__, type):
+        return f"{type(handler.__self__).__qualname__}.{handler.__name__}"
     return getattr(handler, "__qualname__", None) or type(handler).__qualname__
 
 
