@@ -162,7 +162,7 @@ class Events:
         for name in methods:
             if name.removeprefix("on_") not in self._handlers:
                 known = [f"on_{event}" for event in self._handlers]
-                raise UsageError(f"{name_of(handler)}.{name} is no event{did_you_mean(name, known)} events: {names}")
+                raise UsageError(f"{name_of(handler)}.{name} is no event{did_you_mean(name, known)}; events: {names}")
         self.objects.append(handler)
         self.judges += [judge for judge in [getattr(handler, "judge", None)] if callable(judge)]
         for event in self._handlers:
@@ -298,7 +298,9 @@ class Events:
     def _check_name(self, event: str) -> None:
         if event not in self._handlers:
             hint = "" if self.own else "; one of your own is declared first: events=('my_event',)"
-            raise UsageError(f"unknown event {event!r}{did_you_mean(str(event), self._handlers)} events: {', '.join(self._handlers)}{hint}")
+            near = did_you_mean(str(event), self._handlers)
+            near = near if "did you mean" in near else ""
+            raise UsageError(f"unknown event {event!r}{near}; events: {', '.join(self._handlers)}{hint}")
 
 
 def name_of(handler: object) -> str:
