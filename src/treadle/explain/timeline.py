@@ -122,6 +122,8 @@ def _rows(plan: Plan, steps: Steps | None, stretch: Stretch | None) -> list[Row]
         *handlers("evaluated"),
         *handlers("epoch_finished"),
         own(ROW, "a row of metrics.jsonl", f"every {Duration.parse(config.log.every)}, and at the end"),
+        *(Row("judge", named(judge), "each step, when its values are logged", None if steps is None else steps[BODY], "", place_of(judge))
+          for judge in plan.events.judges),
         own(CHECKPOINT, "a checkpoint", f"every {Duration.parse(config.checkpoint.every)}, and at the end", best),
         *handlers("checkpoint_saved"),
         *(Row("run_finished", named(one.handler), _cadence(one), None, "; ".join(["when the run is over", *over]), place_of(one.handler))
@@ -198,7 +200,7 @@ def _schedules(plan: Plan, stretch: Stretch | None) -> list[tuple[str, float | N
 
 def _of_schedule(schedule: Any) -> str:
     function = getattr(schedule, "function", schedule)
-    return named(function) if inspect.isroutine(function) else repr(schedule)
+    return named(function) if inspect.isroutine(function) else str(schedule)
 
 
 def named(function: Any) -> str:
