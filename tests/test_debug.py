@@ -131,6 +131,13 @@ def test_an_own_loop_is_as_short_whatever_its_total(capsys: pytest.CaptureFixtur
     assert run.result.steps == 4 and "loaded back with the same bits: 2" in capsys.readouterr().out
 
 
+def test_a_policy_that_looks_at_the_clock_comes_back() -> None:
+    ticks = iter(range(10_000))
+    budget = treadle.TimeBudget("1 hour", clock=lambda: float(next(ticks)))
+    result = treadle.train(net, nn.CrossEntropyLoss(), data(), optimizer=ADAM, config=config("4 steps"), handlers=[budget])
+    assert result.status == "finished"
+
+
 def test_what_would_not_come_back_is_seen() -> None:
     class Forgetful:
         value = 0

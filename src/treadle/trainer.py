@@ -239,8 +239,8 @@ class Trainer:
             weights: a set of weights that a handler keeps, such as "ema".
 
         Returns:
-            outputs in the model's own structure, on the CPU: tensors joined along their first dimension; a list that has one item a sample
-            grows, any other container is structure. The path, where they went to a file; None, where they went to a function.
+            the outputs, in the model's own structure and on the CPU. Tensors are joined along their first dimension; a list that has one
+            item a sample grows, any other container is structure. The path where they went to a file, None where to a function.
 
         Raises:
             UsageError: there are several models, or no such weights; or `to` is no place for predictions.

@@ -122,7 +122,7 @@ def _rows(plan: Plan, steps: Steps | None, stretch: Stretch | None) -> list[Row]
         *handlers("evaluated"),
         *handlers("epoch_finished"),
         own(ROW, "a row of metrics.jsonl", f"every {Duration.parse(config.log.every)}, and at the end"),
-        *(Row("judge", named(judge), "each step, when its values are logged", None if steps is None else steps[BODY], "", place_of(judge))
+        *(Row("judge", named(judge), _own_cadence(judge) or "each step", None if steps is None else steps[BODY], "", place_of(judge))
           for judge in plan.events.judges),
         own(CHECKPOINT, "a checkpoint", f"every {Duration.parse(config.checkpoint.every)}, and at the end", best),
         *handlers("checkpoint_saved"),
@@ -158,7 +158,13 @@ def _cadence(registered: Registration) -> str:
     words += [f"in the first {registered.first}" if registered.first is not None else ""]
     words += [f"when={named(registered.when)}" if registered.when is not None else ""]
     words += ["once in the run" if registered.once else "", "and at the end" if registered.at_end else ""]
-    return ", ".join(filter(None, words)) or "each time"
+    return ", ".join(filter(None, [*words, _own_cadence(registered.handler)])) or "each time"
+
+
+def _own_cadence(handler: Any) -> str:
+    """Of a method of an object that keeps a cadence of its own: it is called more often, and acts then."""
+    every = getattr(getattr(handler, "__self__", None), "every", None)
+    return f"acts every {every}" if isinstance(every, Duration) else ""
 
 
 # --- around them ---

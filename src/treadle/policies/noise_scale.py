@@ -34,7 +34,7 @@ class NoiseScale:
     Source:
         McCandlish, Kaplan, Amodei et al., An Empirical Model of Large-Batch Training, appendix A.1: the simple noise scale, there for two
         batch sizes; here for parts of any size: with n_i samples and gradient g_i in the i-th of k parts, N and g in the batch, the noise
-        is (sum n_i |g_i|^2 - N |g|^2) / (k - 1), and the signal |g|^2 - noise / N.
+        is ``(sum n_i |g_i|^2 - N |g|^2) / (k - 1)``, and the signal ``|g|^2 - noise / N``.
 
     Example:
         >>> NoiseScale(every="50 steps").every
