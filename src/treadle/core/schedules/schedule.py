@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
@@ -41,10 +41,9 @@ class Schedule(ABC):
 
     def __str__(self) -> str:
         """As it would be written: ``cosine(peak=0.1, warmup='5 steps')``; one of the user's own as it says itself."""
-        if not is_dataclass(self) or not type(self).__name__.startswith("_"):
+        if not type(self).__name__.startswith("_"):
             return repr(self)
-        given = {one.name: getattr(self, one.name) for one in fields(self)}
-        words = ", ".join(f"{name}={_written(value)}" for name, value in given.items() if value is not None)
+        words = ", ".join(f"{name}={_written(value)}" for name, value in vars(self).items() if value is not None)
         return f"{_snake(type(self).__name__)}({words})"
 
     def then(self, after: Function, at: str) -> Schedule:
