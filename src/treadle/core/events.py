@@ -159,7 +159,7 @@ class Events:
         for event, method in methods.items():
             if event not in self.names:
                 near = did_you_mean(method, [f"on_{name}" for name in self.names])
-                raise UsageError(f"{name_of(handler)}.{method} is no event{near} events: {known}")
+                raise UsageError(f"{name_of(handler)}.{method} is no event{near}; events: {known}")
         if callable(getattr(handler, JUDGE, None)):
             methods[JUDGE] = JUDGE
         if not methods:
@@ -298,7 +298,9 @@ class Events:
     def _check_name(self, event: str) -> None:
         if event not in self.names:
             hint = "" if self.own else "; one of your own is declared first: events=('my_event',)"
-            raise UsageError(f"unknown event {event!r}{did_you_mean(str(event), self.names)} events: {', '.join(self.names)}{hint}")
+            near = did_you_mean(str(event), self.names)
+            near = near if "did you mean" in near else ""
+            raise UsageError(f"unknown event {event!r}{near}; events: {', '.join(self.names)}{hint}")
 
 
 def name_of(handler: object) -> str:

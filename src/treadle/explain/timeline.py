@@ -205,7 +205,7 @@ def _schedules(plan: Plan, stretch: Stretch | None) -> list[tuple[str, float | N
 
 def _of_schedule(schedule: Any) -> str:
     function = getattr(schedule, "function", schedule)
-    return named(function) if inspect.isroutine(function) else repr(schedule)
+    return named(function) if inspect.isroutine(function) else str(schedule)
 
 
 def named(function: Any) -> str:

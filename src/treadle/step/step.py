@@ -357,7 +357,8 @@ class Step:
             self._updated = True
             return
         raise UsageError(
-            f"step {self.number}: update() without a gradient; call step.backward(loss), of a loss that depends on this optimizer's parameters"
+            f"step {self.number}: update() without a gradient; call step.backward(loss), of a loss that depends on this optimizer's parameters, "
+            "before each update()"
         )
 
     def _rescale(self) -> None:
