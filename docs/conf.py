@@ -46,8 +46,8 @@ python_maximum_signature_line_length = 100
 
 # Names that other projects, or inner rooms of this one, document.
 nitpick_ignore_regex = [
-    (r"py:.*", r"(torch|numpy|np|pathlib|collections|contextlib|types)\..*"),
-    (r"py:.*", r"treadle\.[a-z_.]+\.(T|Group|Supervised|Conditions|FromTorch)|Scheduled"),
+    (r"py:.*", r"(torch|numpy|np|pathlib|os|re|collections|contextlib|types)\..*"),
+    (r"py:.*", r"treadle\.[a-z_.]+\.(T|Group|Groups|Supervised|Conditions|FromTorch|Zipped|Pad)|Scheduled"),
 ]
 
 # What single backticks may say, and where it is documented.

@@ -19,6 +19,9 @@ treadle train recipes/vae.py duration="2 epochs" lr=3e-4
 treadle prove recipes/vae.py                            # the same bits twice, and after any kill
 ```
 
+`reinforce.py` is a loop of its own, and a program: `python recipes/reinforce.py`, and `treadle prove -- python recipes/reinforce.py`. It wants
+`pip install gymnasium`.
+
 Start a recipe again after a crash, and it goes on. A test holds each to what it is for: it learns in a few seconds, and, killed and started
 again, it ends with the same bits.
 
@@ -27,7 +30,8 @@ again, it ends with the same bits.
 """
 TAIL = """
 To make one your own: copy the file, change its data, run it. What is used in them is told in [my own loss](my-own-loss.md),
-[my own loop](my-own-loop.md), [several models](several-models.md) and [prove it](prove.md).
+[my own loop](my-own-loop.md), [several models](several-models.md), [steps of your own](custom-steps.md),
+[batch iterators](batch-iterators.md) and [prove it](prove.md).
 
 (This page is written from the recipes by `python docs/recipes_page.py`.)
 """

@@ -29,13 +29,15 @@ LATENT = 64
 
 @dataclass(frozen=True, kw_only=True)
 class GANConfig(treadle.Config):
+    """Everything of `treadle.Config`, and what is this experiment's own."""
+
     run_dir: str = "results/dcgan/{n}"
     duration: str = "5 epochs"
     batch_size: int = 64
     seed: int = 42
     evaluate: treadle.EvaluateConfig = field(default_factory=lambda: treadle.EvaluateConfig(batch_size=500))
     width: Annotated[int, Gt(0)] = 32
-    """Channels of the widest layer in both models; the deeper ones have two and four times as many."""
+    """Channels of the layers nearest to the image; the deeper ones have two and four times as many."""
     lr: Annotated[float, Gt(0)] = 5e-4
     """Learning rate of both."""
 

@@ -80,9 +80,7 @@ import test_debug as t, treadle
 from torch import nn
 print("in", treadle.train(t.net, nn.CrossEntropyLoss(), t.data(), optimizer=t.ADAM, config=t.config("one batch")).run_dir.parent)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path.cwd(), env={"PYTHONPATH": str(Path(__file__).parent)}
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     folder = Path(done.stdout.splitlines()[-1].removeprefix("in "))
     assert folder.name.startswith("treadle-debug-") and not folder.exists()
 
@@ -129,6 +127,13 @@ def test_an_own_loop_is_as_short_whatever_its_total(capsys: pytest.CaptureFixtur
                 step.backward(nn.functional.cross_entropy(model(inputs), targets))
             step.update(optimizer)
     assert run.result.steps == 4 and "loaded back with the same bits: 2" in capsys.readouterr().out
+
+
+def test_a_policy_that_looks_at_the_clock_comes_back() -> None:
+    ticks = iter(range(10_000))
+    budget = treadle.TimeBudget("1 hour", clock=lambda: float(next(ticks)))
+    result = treadle.train(net, nn.CrossEntropyLoss(), data(), optimizer=ADAM, config=config("4 steps"), handlers=[budget])
+    assert result.status == "finished"
 
 
 def test_what_would_not_come_back_is_seen() -> None:

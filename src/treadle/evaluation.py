@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from treadle.config.schema import Config
@@ -119,8 +120,8 @@ def counting_anew(metrics: Group) -> Iterator[None]:
 def as_found(model: Models, objective: Objective | None, training: bool) -> Iterator[None]:
     """Set a mode, and put back after it, also where something raises.
 
-    Put back are each module's own mode, the statistics of normalisation, which parameters want a gradient, whether autocast is on, and
-    every random generator; where `training`, all buffers and parameters. Gradients are recorded where `training`, and only there; elsewhere
+    Put back are each module's own mode, its buffers, which parameters want a gradient, whether autocast is on, and every random
+    generator; where `training`, parameters, too. Gradients are recorded where `training`, and only there; elsewhere
     the weights are those to use, see `treadle.system.averaged`.
     """
     roots = list(model.values()) if isinstance(model, Mapping) else [model]
@@ -128,8 +129,8 @@ def as_found(model: Models, objective: Objective | None, training: bool) -> Iter
         roots.append(objective.loss)
     modes = [(module, module.training) for root in roots for module in root.modules()]
     wanted = [(parameter, parameter.requires_grad) for root in roots for parameter in root.parameters()]
-    # In evaluation mode no tensor moves by itself; where the user's code sets another mode, it is the running statistics that do.
-    kept = [_bound(module) for module, _ in modes if training or isinstance(module, _NORMS)]
+    # In evaluation mode weights do not move by themselves. Buffers may: a state that is carried, or statistics where the user's code sets the mode.
+    kept = [_bound(module._buffers, *([module._parameters] if training else [])) for module, _ in modes]
     with preserved_rng(), _own_grad_mode(training), nullcontext() if training else weights_to_use(roots):
         for module, was in modes:
             module.training = was and training
@@ -145,9 +146,6 @@ def as_found(model: Models, objective: Objective | None, training: bool) -> Iter
                 put_back()
 
 
-_NORMS = nn.modules.batchnorm._NormBase
-
-
 @contextmanager
 def _own_grad_mode(training: bool) -> Iterator[None]:
     """Whether gradients are recorded, whatever holds outside, and autocast as it was: what an inference mode makes, training could not use."""
@@ -160,18 +158,18 @@ def _own_grad_mode(training: bool) -> Iterator[None]:
                 torch.set_autocast_enabled(device, was)
 
 
-def _bound(module: nn.Module) -> Callable[[], None]:
-    """How to put back a module's own buffers and parameters: which tensors they are, and what is in them."""
-    homes = [
+def _bound(*homes: dict[str, Any]) -> Callable[[], None]:
+    """How to put back a module's own buffers or parameters: which tensors they are, and what is in them."""
+    kept = [
         (home, name, tensor, tensor.detach().clone())
-        for home in (module._buffers, module._parameters)
+        for home in homes
         for name, tensor in home.items()
-        if tensor is not None
+        if tensor is not None and not is_lazy(tensor)  # which has no value yet
     ]
 
     def put_back() -> None:
-        for home, name, tensor, value in homes:
-            home[name] = tensor  # type: ignore[assignment]
+        for home, name, tensor, value in kept:
+            home[name] = tensor
             tensor.data.copy_(value)
 
     return put_back

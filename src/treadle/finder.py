@@ -61,6 +61,10 @@ class LearningRates:
     suggestion: float | None
     diverged: bool
 
+    def __repr__(self) -> str:
+        end = ", diverged" if self.diverged else ""
+        return f"LearningRates(suggestion={self.suggestion}, {len(self.lrs)} steps from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g}{end})"
+
     def plot(self, path: str | Path) -> Path:
         """Draw the curve into a png, svg, html or pdf file.
 

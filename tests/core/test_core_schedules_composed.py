@@ -13,7 +13,21 @@ from hypothesis import strategies as st
 from treadle import schedules
 from treadle.core.errors import ConfigError
 from treadle.core.when import Duration, Progress
-from treadle.schedules import Schedule, constant, cosine, cyclic, exponential, inverse_sqrt, linear, of, piecewise, polynomial, step_decay, wsd
+from treadle.schedules import (
+    Schedule,
+    constant,
+    cosine,
+    cosine_restarts,
+    cyclic,
+    exponential,
+    inverse_sqrt,
+    linear,
+    of,
+    piecewise,
+    polynomial,
+    step_decay,
+    wsd,
+)
 
 
 def moments(duration: str, size: int | None = None, batch: int = 1, steps: int | None = None) -> list[Progress]:
@@ -46,6 +60,18 @@ SHAPES: dict[str, Schedule] = {
     "of": of(lambda progress: 1 - progress.fraction),
 }
 shapes = st.sampled_from(list(SHAPES.values()))
+
+
+def test_a_schedule_as_text_is_what_makes_it():
+    text = "constant(value=0).then(0.5 * cosine(peak=0.1, end=0, warmup='5 steps'), at='2 epochs')"
+    made = constant(0.0).then(0.5 * cosine(0.1, warmup="5 steps"), at="2 epochs")
+    assert str(made) == text and eval(text, vars(schedules)) == made
+    for other in (
+        step_decay(0.1, 0.5, ["3 steps", "6 steps"]),
+        wsd(0.1, warmup="2 steps", decay="4 steps"),
+        cosine_restarts(1.0, every="2 steps", growth=2),
+    ):
+        assert eval(str(other), vars(schedules)) == other
 
 
 def test_every_public_schedule_is_in_these_tests() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from treadle.core.errors import DataError
-from treadle.data import Padded, Samples, bucket, pad
+from treadle.data import Padded, Samples, bucket, load_by_random_id, pad
 from treadle.data.loader import Loader
 
 PROFILE = settings(deadline=None, derandomize=True, max_examples=60, database=None)
@@ -46,6 +46,27 @@ def test_no_batch_has_more_tokens_with_its_padding_than_was_said(lengths, tokens
 def test_drop_last_leaves_out_what_fills_no_batch(lengths, size):
     found = batches(lengths, batch_size=size, drop_last=True)
     assert [len(batch) for batch in found] == [size] * (len(lengths) // size)
+
+
+def test_lengths_of_augmented_samples_are_the_same_in_each_process():
+    class Cropped:
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, index):
+            return "x" * int(torch.randint(1, 20, ()))
+
+    def order(process):
+        torch.manual_seed(process)  # as little is known of the generators when a program starts
+        return [batch.tolist() for batch in bucket(Cropped(), len).sampler.batches(1, 0, 4, False)]
+
+    assert order(1) == order(2)
+
+
+def test_what_has_an_order_of_its_own_is_told_what_to_give_instead():
+    drawn = load_by_random_id(str, ids=["a", "b"])
+    with pytest.raises(DataError, match=r"made by load_by_random_id, mix or Infinite.*give it map\(ids, load\)"):
+        bucket(drawn, len)
 
 
 def test_little_of_a_batch_is_padding():

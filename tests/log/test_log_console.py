@@ -11,6 +11,7 @@ from rich.console import Console as Terminal
 from torch import nn
 
 import treadle
+from treadle.log.words import least
 from treadle.metrics import Accuracy
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -166,3 +167,12 @@ def test_columns_that_do_not_fit_are_named_and_the_losses_stay_longest(tmp_path,
     assert set(head) == set(by_worth[:kept])
     told = " ".join(lines)
     assert all(name in told for name in by_worth[kept:]) and ("not shown, for lack of columns" in told) == (kept < 5)
+
+
+def test_what_is_of_averaged_weights_goes_before_what_is_of_the_raw_ones():
+    columns = ["train/epoch_loss", "valid/loss", "valid/ema/loss", "valid/accuracy", "valid/ema/accuracy"]
+    gone = []
+    while len(columns) > 1:
+        gone.append(least(columns))
+        columns.remove(gone[-1])
+    assert gone == ["valid/ema/accuracy", "valid/ema/loss", "valid/accuracy", "valid/loss"]

@@ -307,3 +307,27 @@ def test_evaluate_gives_an_objective_the_last_values_of_its_schedules(tmp_path):
     trainer.fit()
     trainer.evaluate(classes(8))
     assert seen == [8.0, 8.0, 4.0, 2.0, 2.0]  # the preflight, three steps, the evaluation
+
+
+class Counts(nn.Linear):
+    """Keeps a state in a buffer, whatever its mode."""
+
+    def __init__(self):
+        super().__init__(6, 4)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x):
+        self.seen += len(x)
+        return super().forward(x)
+
+
+def test_a_state_that_a_model_carries_in_a_buffer_goes_on_after_an_evaluation_from_where_it_was(tmp_path):
+    x, y = classes(200)
+    trainer = treadle.Trainer(Counts, nn.CrossEntropyLoss(), (x, y), valid=(x, y), optimizer=SGD, config=config(tmp_path, 50, "8 steps"))
+    seen = []
+    trainer.on("step_finished")(lambda run: seen.append(float(trainer.model.seen)))
+    trainer.fit()
+    trainer.evaluate((x, y))
+    trainer.predict(x)
+    assert seen == [50.0 * step for step in range(1, 9)]
+    assert float(trainer.model.seen) == 400

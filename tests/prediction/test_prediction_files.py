@@ -154,7 +154,6 @@ def test_lines_have_the_ids_in_the_order_of_the_data(data: Any, ids: Any) -> Non
 
 OWN_ORDERS = {
     "bucket": lambda: treadle.data.bucket(list(X), lambda x: int(100 * x[0].abs())),
-    "infinite": lambda: treadle.data.Infinite(list(X), batches_per_epoch=2),
     "sampler": lambda: treadle.Samples(list(X), sampler="shuffle"),
 }
 

@@ -113,8 +113,8 @@ def test_no_decay_goes_by_shape_and_by_kind_of_module_and_not_by_name():
     optimizer = treadle.groups(ADAMW, no_decay=True)(model)
     found = names(optimizer, model)
     assert found["default"] == ["bias", "norm_like.weight", "embed.weight"]
-    assert {g["name"]: g["weight_decay"] for g in optimizer.param_groups} == {"default": 0.1, "no_decay": 0.0}
-    assert len(found["no_decay"]) == len(list(model.parameters())) - 3
+    assert {g["name"]: g["weight_decay"] for g in optimizer.param_groups} == {"default": 0.1, "default/no_decay": 0.0}
+    assert len(found["default/no_decay"]) == len(list(model.parameters())) - 3
 
 
 def test_layers_have_less_and_less_of_the_rate_towards_the_input():
@@ -140,7 +140,7 @@ def test_rules_layers_and_kinds_go_together():
     assert found["head/head"] == (["head.weight"], 0.25, 0.1)
     assert found["head/head/no_decay"] == (["head.bias"], 0.25, 0.0)
     assert found["embed/no_decay"] == (["embed.bias"], 0.005, 0.0)
-    assert len(found["no_decay"][0]) == 1 + 3 * 12 and len(found) == 6
+    assert len(found["default/no_decay"][0]) == 1 + 3 * 12 and len(found) == 6
 
 
 def test_what_is_frozen_is_left_out_of_every_group():
@@ -266,7 +266,7 @@ def test_one_model_may_have_groups_in_each_of_several_optimizers():
     one = trainer(given)
     assert one.fit().status == "finished"
     found = {name: [group["name"] for group in optimizer.param_groups] for name, optimizer in one.optimizer.items()}
-    assert found == {"matrices": ["head", "default"], "rest": ["biases/no_decay", "no_decay"]}
+    assert found == {"matrices": ["head", "default"], "rest": ["biases/no_decay", "default/no_decay"]}
     with pytest.raises(ConfigError, match=r"the group 'b' is empty: all that it names is frozen \(requires_grad=False\) or another optimizer's"):
         trainer({"matrices": (treadle.groups(SGD, {"b": "*.bias"}), matrices), "rest": ADAMW}, "results/b").fit()
 
@@ -353,7 +353,7 @@ def test_another_setting_of_a_group_is_refused_by_its_name_and_can_be_accepted()
         (lambda: treadle.groups(SGD(Net().parameters()), {"a": "head"}), "takes a callable that builds an optimizer"),
         (lambda: treadle.groups(treadle.groups(SGD, {"a": "head"}), {"b": "head"}), "takes a callable that builds an optimizer"),
         (lambda: treadle.groups(lambda params: 3, {"a": "head"}), "must give a torch.optim.Optimizer, got int"),
-        (lambda: treadle.groups(partial(torch.optim.Rprop), no_decay=True), "the group 'no_decay': Rprop has no setting 'weight_decay'"),
+        (lambda: treadle.groups(partial(torch.optim.Rprop), no_decay=True), "the group 'default/no_decay': Rprop has no setting 'weight_decay'"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_trained(give, message):
@@ -373,6 +373,24 @@ def test_it_wants_the_model_and_not_its_parameters():
         GROUPED(Net().parameters())
 
 
+# --- a schedule for a group ---
+
+
+def test_a_schedule_for_a_group_moves_its_half_without_decay_too_but_gives_it_no_decay():
+    given = {"lr": {"head": lambda _: 0.25, "default": lambda _: 0.5}, "weight_decay": {"head": lambda _: 0.75}}
+    one = trainer(treadle.groups(ADAMW, {"head": "head"}, no_decay=True), schedules=given)
+    one.fit()
+    found = {group["name"]: (group["lr"], group["weight_decay"]) for group in one.optimizer.param_groups}
+    assert found == {"head": (0.25, 0.75), "head/no_decay": (0.25, 0.0), "default": (0.5, 0.1), "default/no_decay": (0.5, 0.0)}
+
+
+def test_a_half_without_decay_may_have_a_schedule_of_its_own():
+    given = {"lr": {"default": lambda _: 0.5, "default/no_decay": lambda _: 0.125}}
+    one = trainer(treadle.groups(ADAMW, no_decay=True), schedules=given)
+    one.fit()
+    assert [group["lr"] for group in one.optimizer.param_groups] == [0.5, 0.125]
+
+
 # --- what is shown ---
 
 
@@ -383,11 +401,11 @@ def test_the_groups_are_a_table_at_the_start(capfd):
     lines = capfd.readouterr().out.splitlines()
     at = next(place for place, line in enumerate(lines) if line.startswith("Net, "))
     assert lines[at + 1 : at + 6] == [
-        "group          tensors  parameters    lr  decay",
-        "head                 1          12   0.5    0.1",
-        "head/no_decay        1           3   0.5      0",
-        "default             13         208  0.01    0.1",
-        "no_decay            38         152  0.01      0",
+        "group             tensors  parameters    lr  decay",
+        "head                    1          12   0.5    0.1",
+        "head/no_decay           1           3   0.5      0",
+        "default                13         208  0.01    0.1",
+        "default/no_decay       38         152  0.01      0",
     ]
 
 

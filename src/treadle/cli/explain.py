@@ -73,7 +73,7 @@ def _of_program(command: list[str], epoch: int) -> Timeline:
 
 def _show(timeline: Timeline) -> None:
     columns = ["when", "what", "condition", "at steps", "from"]
-    rows = [[row.moment, row.what, row.cadence, _at(row), row.where] for row in timeline.rows]
+    rows = [[row.moment, row.what.rpartition(":")[2] if row.where else row.what, row.cadence, _at(row), row.where] for row in timeline.rows]
     print_table(timeline.title, columns, rows, text=columns[1:])
     for note in timeline.notes:
         print(note)

@@ -10,6 +10,8 @@ from treadle.core.errors import ConfigError, did_you_mean
 
 SCALE = "lr_scale"
 """A factor on a group's learning rate, also on one that a schedule gives; a setting that any optimizer may have."""
+NO_DECAY = "/no_decay"
+"""How the name ends of that half of a group which has no weight decay."""
 
 
 def check_settings(who: str, settings: Mapping[str, Any], optimizer: Any) -> None:
@@ -35,3 +37,22 @@ def check_settings(who: str, settings: Mapping[str, Any], optimizer: Any) -> Non
 def is_number(value: Any) -> bool:
     """Whether it is a finite number, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def for_group(parts: Mapping[str, Any], group: str, setting: str) -> Any:
+    """What is given to a group by its name; its half without weight decay follows it in all but the decay.
+
+    Args:
+        parts: by the names of groups.
+        group: the name of one.
+        setting: what is given, such as lr.
+
+    Returns:
+        that of the group; None where nothing is given to it.
+
+    Example:
+        >>> [for_group({"head": 0.1}, "head/no_decay", setting) for setting in ("lr", "weight_decay")]
+        [0.1, None]
+    """
+    found = parts.get(group)
+    return parts.get(group.removesuffix(NO_DECAY)) if found is None and setting != "weight_decay" else found

@@ -13,10 +13,10 @@ from treadle.data.ended import ended
 from treadle.data.order import Indices, hashed
 from treadle.data.sources import Samples, flattened, positive
 from treadle.data.views import by_index, name_of
-from treadle.system.seed import preserved_rng
+from treadle.system.seed import preserved_rng, seed_here
 
-WITHIN, AMONG = 22, 23
-"""What a mixed number is for: the order within a bucket, and that of batches."""
+WITHIN, AMONG, LENGTH = 22, 23, 24
+"""What a mixed number is for: the order within a bucket, that of batches, and what a sample draws when its length is asked for."""
 
 
 def bucket(
@@ -37,7 +37,7 @@ def bucket(
     Args:
         source: a dataset, or `treadle.Samples`, of which all that it says stays; but it has no sampler.
         by: the length of each sample: one number each, or a function of a sample. A function reads all of the data once, now
-            and whenever the program starts; numbers that were kept save that.
+            and whenever the program starts; numbers that were kept save that. Where a sample is random, it is the length of one draw.
         batch_size: samples in a batch; the config's unless told.
         max_tokens: most samples times the longest of them, in place of `batch_size`: batches of short samples are larger.
         buckets: how many, with about as many samples in each; or their greatest lengths, ascending.
@@ -60,7 +60,10 @@ def bucket(
     given = flattened(source)
     data = by_index(given.dataset, who)
     if given.sampler is not None or given.batches_per_epoch is not None:
-        raise DataError(f"{who} makes the order itself, so its source can have no sampler; Infinite goes around it: Infinite(bucket(...), ...)")
+        raise DataError(
+            f"{who} makes the order itself, so its source can have no sampler, and is not made by load_by_random_id, mix or Infinite. "
+            "In place of load_by_random_id(load, ids=ids) give it map(ids, load); Infinite goes around it: Infinite(bucket(...), ...)"
+        )
     if batch_size is not None and max_tokens is not None:
         raise DataError(f"{who}: give batch_size or max_tokens, not both")
     positive("batch_size", batch_size)
@@ -76,6 +79,7 @@ def _lengths(data: Any, by: Callable[[Any], int] | Sequence[int]) -> Indices:
     if callable(by):
         with preserved_rng():  # looking at a sample changes nothing that training draws
             for index in range(len(data)):
+                seed_here(mix(index, LENGTH))  # a sample that is augmented is as long in each process
                 found.append(_length(data, by, index))
     else:
         found = list(by)

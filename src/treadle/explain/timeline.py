@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from treadle.core.events import EVENTS, Registration, name_of
+from treadle.core.events import JUDGE, Registration, name_of
 from treadle.core.schedules.named import FromTorch, parts_of
 from treadle.core.when import Duration, Progress
 from treadle.explain.walk import BODY, CHECKPOINT, ROW, Plan, moments, walk
@@ -122,6 +122,7 @@ def _rows(plan: Plan, steps: Steps | None, stretch: Stretch | None) -> list[Row]
         *handlers("evaluated"),
         *handlers("epoch_finished"),
         own(ROW, "a row of metrics.jsonl", f"every {Duration.parse(config.log.every)}, and at the end"),
+        *handlers(JUDGE),
         own(CHECKPOINT, "a checkpoint", f"every {Duration.parse(config.checkpoint.every)}, and at the end", best),
         *handlers("checkpoint_saved"),
         *(Row("run_finished", named(one.handler), _cadence(one), None, "; ".join(["when the run is over", *over]), place_of(one.handler))
@@ -137,7 +138,7 @@ def _handler_row(plan: Plan, registered: Registration, steps: Steps | None) -> R
     lengths = [length for length in (registered.every, registered.first) if length is not None]
     if event == "run_failed":
         found, note = None, "where an exception ends the run"
-    elif event not in EVENTS:
+    elif event in plan.events.own:
         found, note = None, f"where run.fire({event!r}) says so"
     elif any(length.unit == "samples" for length in lengths) and not plan.counts_samples:
         found, note = None, "depends on how many samples the batches hold"
@@ -156,7 +157,13 @@ def _cadence(registered: Registration) -> str:
     words += [f"in the first {registered.first}" if registered.first is not None else ""]
     words += [f"when={named(registered.when)}" if registered.when is not None else ""]
     words += ["once in the run" if registered.once else "", "and at the end" if registered.at_end else ""]
-    return ", ".join(filter(None, words)) or "each time"
+    return ", ".join(filter(None, [*words, _own_cadence(registered.handler)])) or "each time"
+
+
+def _own_cadence(handler: Any) -> str:
+    """Of a method of an object that keeps a cadence of its own: it is called more often, and acts then."""
+    every = getattr(getattr(handler, "__self__", None), "every", None)
+    return f"acts every {every}" if isinstance(every, Duration) else ""
 
 
 # --- around them ---
@@ -198,7 +205,7 @@ def _schedules(plan: Plan, stretch: Stretch | None) -> list[tuple[str, float | N
 
 def _of_schedule(schedule: Any) -> str:
     function = getattr(schedule, "function", schedule)
-    return named(function) if inspect.isroutine(function) else repr(schedule)
+    return named(function) if inspect.isroutine(function) else str(schedule)
 
 
 def named(function: Any) -> str:

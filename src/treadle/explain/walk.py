@@ -13,7 +13,7 @@ from typing import Any
 
 from treadle.config.schema import Config
 from treadle.core.errors import UsageError
-from treadle.core.events import Events, Registration
+from treadle.core.events import JUDGE, Events, Registration
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 
@@ -130,7 +130,11 @@ def _step(plan: Plan, before: Progress, after: Progress, called: set[Registratio
     yield from _fired(plan, "step_finished", before, after, called)
     if ends_epoch:
         yield from _fired(plan, "epoch_finished", before, after, called)
-    if after.finished or plan.rows_every.due(before, after):
+    has_row = plan.rows_every.due(before, after)
+    if has_row:
+        yield Call(step, ROW)
+    yield from _fired(plan, JUDGE, before, after, called)
+    if after.finished and not has_row:
         yield Call(step, ROW)
     if after.finished or plan.saves_every.due(before, after):
         yield Call(step, CHECKPOINT)

@@ -46,16 +46,22 @@ def head(name: str) -> str:
 
 
 def least(columns: list[str]) -> str:
-    """The column that can best be spared: the clock, then what is measured in training only, the last one first."""
+    """The column that can best be spared: the clock, what is measured in training only, what is of averaged weights; the last one first."""
 
-    def rank(name: str) -> int:
+    def rank(name: str) -> float:
         if name.startswith("time/"):
             return 0
         if name.startswith("train/") and name != "train/epoch_loss":
             return 2 if name.replace("train/", "valid/") in columns else 1
-        return 4 if name.endswith("loss") else 3
+        return 2.5 if _is_of_average(name, columns) else 4 if name.endswith("loss") else 3
 
     return min(reversed(columns), key=rank)
+
+
+def _is_of_average(name: str, columns: list[str]) -> bool:
+    """Whether the same value of the raw weights has a column: ``valid/loss`` beside ``valid/ema/loss``."""
+    start, _, leaf = name.rpartition("/")
+    return f"{start.rpartition('/')[0]}/{leaf}" in columns
 
 
 def number(name: str, value: float) -> str:

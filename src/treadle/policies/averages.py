@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, get_swa_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from treadle.core.errors import ConfigError, did_you_mean
 from treadle.core.when import Duration, Progress
 
-Tensors = tuple[torch.Tensor, ...] | list[torch.Tensor]
+Tensors = list[torch.Tensor]
+Average = Callable[[Tensors, Tensors], None]
 _NORMS = nn.modules.batchnorm._NormBase
 
 
@@ -30,15 +32,13 @@ class _Average:
         self.name, self.every = name, Duration.parse(every)
         self._start = None if start is None else _Start(start)
         self._wanted = models
-        self._averaged: dict[str, AveragedModel] = {}
-        self._raw: Mapping[str, nn.Module] = {}
-        self._norms: dict[str, list[tuple[Any, Any]]] = {}
+        self._pairs: dict[str, _Pair] = {}
         self._updates = 0
 
     @property
     def models(self) -> dict[str, nn.Module]:
         """Modules with the averaged weights, by the name under which the run tracks the raw one."""
-        return {name: averaged.module for name, averaged in self._averaged.items()}
+        return {name: pair.averaged for name, pair in self._pairs.items()}
 
     @property
     def model(self) -> nn.Module:
@@ -47,10 +47,8 @@ class _Average:
         Raises:
             ConfigError: there are several, or the run's loop has not begun.
         """
-        if len(self._averaged) != 1:
-            raise ConfigError(
-                f"{self._kind}: it keeps {len(self._averaged)} models ({', '.join(self._averaged) or 'before the loop, none'}); see models"
-            )
+        if len(self._pairs) != 1:
+            raise ConfigError(f"{self._kind}: it keeps {len(self._pairs)} models ({', '.join(self._pairs) or 'before the loop, none'}); see models")
         return next(iter(self.models.values()))
 
     @property
@@ -60,17 +58,18 @@ class _Average:
 
     def attach(self, run: Any) -> None:
         """Copy the models of a run, and track the copies."""
-        self._raw, self._updates = self._chosen(run.models), 0
-        self._averaged = {name: self._copy(name, model, run) for name, model in self._raw.items()}
-        self._norms = {name: _norms(averaged.module, self._raw[name]) for name, averaged in self._averaged.items()}
-        names = {name: f"{self.name}{name.removeprefix('model')}" if name.startswith("model") else f"{self.name}-{name}" for name in self._averaged}
+        raw, self._updates = self._chosen(run.models), 0
+        for name, model in raw.items():
+            self._check_numbers(name, model, run)
+        self._pairs = {name: _Pair(model) for name, model in raw.items()}
+        names = {name: f"{self.name}{name.removeprefix('model')}" if name.startswith("model") else f"{self.name}-{name}" for name in raw}
         run.track(**{names[name]: _Weights(module) for name, module in self.models.items()})
 
     def on_step_finished(self, run: Any) -> None:
         """Average, where it is due."""
         if run.due(self.every) and (self._start is None or self._start.reached(run.progress)):
-            for name in self._averaged:
-                self._update(name)
+            for pair in self._pairs.values():
+                pair.update(self._average if self._updates else _as_they_are)
             self._updates += 1
 
     def on_run_finished(self, run: Any) -> None:
@@ -85,25 +84,13 @@ class _Average:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put back what `state_dict` gave."""
         self._updates = state["updates"]
-        for averaged in self._averaged.values():
-            averaged.n_averaged.fill_(self._updates)
 
     # --- inside ---
 
     _kind = ""
 
-    def _average(self, averaged: Tensors, current: Tensors, count: object) -> None:
+    def _average(self, averaged: Tensors, current: Tensors) -> None:
         raise NotImplementedError
-
-    def _update(self, name: str) -> None:
-        """Average one model: its weights, and the statistics of its normalisation; any other buffer is that of the raw model."""
-        pairs = [(getattr(ours, key), getattr(raw, key)) for ours, raw in self._norms[name] for key in ("running_mean", "running_var")]
-        kept = [ours.clone() for ours, _ in pairs]
-        self._averaged[name].update_parameters(self._raw[name])
-        if kept and self._updates:
-            self._average(kept, [raw for _, raw in pairs], self._updates)
-            for (ours, _), average in zip(pairs, kept, strict=True):
-                ours.copy_(average)
 
     def _chosen(self, models: Mapping[str, nn.Module]) -> dict[str, nn.Module]:
         """The models that are asked for, else all that have weights."""
@@ -115,23 +102,19 @@ class _Average:
                 raise ConfigError(f"{self._kind}: there is no model named {name!r}{did_you_mean(name, known)}")
         return {known[name]: models[known[name]] for name in self._wanted}
 
-    def _copy(self, name: str, model: nn.Module, run: Any) -> AveragedModel:
+    def _check_numbers(self, name: str, model: nn.Module, run: Any) -> None:
         if halves := [key for key, p in model.named_parameters() if p.is_floating_point() and p.element_size() < 4]:
             run.say(
                 f"warning: {self._kind}: {name!r} has weights in {str(model.get_parameter(halves[0]).dtype).removeprefix('torch.')} ({halves[0]}), "
                 "whose average moves in steps of their own rounding; keep weights in float32, and set machine.precision"
             )
-        # Its count stays on the host, so that no update waits for the device.
-        averaged = AveragedModel(model, multi_avg_fn=self._average)
-        return averaged.requires_grad_(False).eval()
 
 
 class EMA(_Average):
     """Keep an exponential moving average of the weights, and evaluate it beside the raw ones.
 
     After each `every`: ``average = decay * average + (1 - decay) * weights``; the first time it takes the weights as they are. The running
-    statistics of BatchNorm are averaged in the same way; other buffers are those of the raw model. It is
-    `torch.optim.swa_utils.AveragedModel`.
+    statistics of BatchNorm are averaged in the same way; other buffers are those of the raw model.
 
     A `Trainer` logs ``valid/ema/<name>`` beside ``valid/<name>``, which ``checkpoint.best`` may name; ``evaluate`` and ``predict`` take
     ``weights="ema"``; ``treadle.load_weights(result.best, model, name="ema")`` gives the average. In an own loop:
@@ -174,9 +157,9 @@ class EMA(_Average):
         super().__init__(name, every, start, models)
         self._decay, self._warmup = decay, warmup
 
-    def _average(self, averaged: Tensors, current: Tensors, count: object) -> None:
+    def _average(self, averaged: Tensors, current: Tensors) -> None:
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates)) if self._warmup else self._decay
-        get_ema_multi_avg_fn(decay)(averaged, current, count)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(decay)(averaged, current, self._updates)  # type: ignore[no-untyped-call]
 
 
 class SWA(_Average):
@@ -209,8 +192,41 @@ class SWA(_Average):
     ) -> None:
         super().__init__(name, every, start, models)
 
-    def _average(self, averaged: Tensors, current: Tensors, count: object) -> None:
+    def _average(self, averaged: Tensors, current: Tensors) -> None:
         get_swa_multi_avg_fn()(averaged, current, self._updates)  # type: ignore[no-untyped-call]
+
+
+class _Pair:
+    """A model and its averaged copy.
+
+    Args:
+        raw: the model.
+    """
+
+    def __init__(self, raw: nn.Module) -> None:
+        self.averaged = deepcopy(raw).requires_grad_(False).eval()
+        both = list(zip(self.averaged.parameters(), raw.parameters(), strict=True))
+        self._weights = [(ours, theirs) for ours, theirs in both if theirs.is_floating_point() or theirs.is_complex()]
+        self._others = [(ours, theirs) for ours, theirs in both if not (theirs.is_floating_point() or theirs.is_complex())]
+        modules = list(zip(self.averaged.modules(), raw.modules(), strict=True))
+        self._buffers = [(ours, theirs, key) for ours, theirs in modules for key, value in theirs._buffers.items() if value is not None]
+
+    @torch.no_grad()
+    def update(self, average: Average) -> None:
+        """Average the weights and the statistics of normalisation, all in one go; any other buffer is that of the raw model."""
+        averaged: list[tuple[Any, Any]] = list(self._weights)
+        kept: list[tuple[Any, Any]] = list(self._others)
+        for ours, theirs, key in self._buffers:  # asked for each time: a module may put another tensor in the place of its buffer
+            is_statistic = isinstance(theirs, _NORMS) and key in ("running_mean", "running_var")
+            (averaged if is_statistic else kept).append((ours._buffers[key], theirs._buffers[key]))
+        average([ours for ours, _ in averaged], [theirs for _, theirs in averaged])
+        for copy, now in kept:
+            copy.copy_(now)
+
+
+def _as_they_are(averaged: Tensors, current: Tensors) -> None:
+    """The first average is what there is."""
+    torch._foreach_copy_(averaged, current)
 
 
 class _Weights:
@@ -257,12 +273,6 @@ def _share(text: str) -> float:
     if not 0 <= percent < 100:
         raise ConfigError(f"start: {text!r} must be a share of the run from 0 % to less than 100 %, such as '75 %'")
     return percent / 100
-
-
-def _norms(averaged: nn.Module, raw: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """Layers that keep running statistics, each with its raw one."""
-    both = zip(averaged.modules(), raw.modules(), strict=True)
-    return [(ours, theirs) for ours, theirs in both if isinstance(theirs, _NORMS) and theirs.running_mean is not None]
 
 
 def _plain(key: str) -> str:

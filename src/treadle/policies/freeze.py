@@ -11,7 +11,7 @@ from treadle.core.errors import ConfigError, did_you_mean
 from treadle.core.modes import rest_where_frozen, set_train_mode
 from treadle.core.patterns import Pattern, as_patterns, chosen, plain_name, shown
 from treadle.core.schedules.named import ByName
-from treadle.core.settings import SCALE, check_settings
+from treadle.core.settings import SCALE, check_settings, for_group
 from treadle.core.when import Duration
 
 
@@ -170,7 +170,7 @@ class Freeze:
                 name.removeprefix("optimizer-"): [cut.group["name"] for cut in self._cuts if cut.optimizer is one]
                 for name, one in run.optimizers.items()
             }
-            if key in run.schedules and any(_sets(run.schedules[key], name, group) for name, groups in names.items() for group in groups):
+            if key in run.schedules and any(_sets(run.schedules[key], name, group, key) for name, groups in names.items() for group in groups):
                 hint = f"; give {SCALE}=..., a factor on it" if key == "lr" else ""
                 raise ConfigError(f"{self!r}: {key}={value!r} would not last, since the schedule {key!r} sets it{hint}")
 
@@ -196,11 +196,12 @@ class Freeze:
                 check_settings(repr(self), self._settings, optimizer)
 
 
-def _sets(schedule: Any, optimizer: str, group: str) -> bool:
+def _sets(schedule: Any, optimizer: str, group: str, setting: str) -> bool:
     """Whether a schedule gives a value to a group of an optimizer."""
     if not isinstance(schedule, ByName):
         return True
-    return group in schedule.parts or (optimizer in schedule.parts and _sets(schedule.parts[optimizer], "", group))
+    named = for_group(schedule.parts, group, setting) is not None
+    return named or (optimizer in schedule.parts and _sets(schedule.parts[optimizer], "", group, setting))
 
 
 def _cut_out(optimizer: Any, frozen: set[int]) -> list[_Cut]:

@@ -34,7 +34,7 @@ class NoiseScale:
     Source:
         McCandlish, Kaplan, Amodei et al., An Empirical Model of Large-Batch Training, appendix A.1: the simple noise scale, there for two
         batch sizes; here for parts of any size: with n_i samples and gradient g_i in the i-th of k parts, N and g in the batch, the noise
-        is (sum n_i |g_i|^2 - N |g|^2) / (k - 1), and the signal |g|^2 - noise / N.
+        is ``(sum n_i |g_i|^2 - N |g|^2) / (k - 1)``, and the signal ``|g|^2 - noise / N``.
 
     Example:
         >>> NoiseScale(every="50 steps").every
@@ -76,12 +76,8 @@ class NoiseScale:
             run.log({"noise_scale": self._scale(run.step)}, prefix="train")
         self._arm(run)
 
-    def on_run_finished(self, run: Any) -> None:
-        """Look no more."""
-        self._disarm(run)
-
-    def on_run_failed(self, run: Any) -> None:
-        """Look no more."""
+    def detach(self, run: Any) -> None:
+        """Look no more, however the run ended."""
         self._disarm(run)
 
     def _arm(self, run: Any) -> None:

@@ -93,7 +93,8 @@ class Plateau:
 
     def _lower(self, run: Any) -> None:
         self.scale *= self._factor
-        run.say(f"{self.monitor} has not improved on {self._value.best}: the learning rate is multiplied by {self._factor:g}")
+        best = "anything finite" if self._value.best is None else f"{self._value.best:.6g}"
+        run.say(f"Plateau: {self.monitor} has not improved on {best}: the learning rate is multiplied by {self._factor:g}, {self.scale:g} in all")
         if not self._is_scheduled:
             for optimizer in run.optimizers.values():
                 for group in optimizer.param_groups:

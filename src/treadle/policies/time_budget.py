@@ -31,12 +31,13 @@ class TimeBudget:
     def __init__(self, budget: str | float, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = parse_seconds(budget)
         self._budget, self._clock = budget if isinstance(budget, str) else f"{budget} seconds", clock
-        self._before = 0.0  # used by earlier processes
+        self._before = self._seen = 0.0  # used by earlier processes, and up to the last step
         self._began: float | None = None
 
     def attach(self, run: Any) -> None:
         """Begin anew."""
-        self._before, self._began = 0.0, None
+        self._before = self._seen = 0.0
+        self._began = None
 
     @property
     def used(self) -> float:
@@ -49,13 +50,15 @@ class TimeBudget:
 
     def judge(self, run: Any) -> None:
         """Stop where the time is used up; a run that has just done its whole duration is finished, whatever the clock says."""
-        if self.used >= self.seconds and not run.progress.finished:
+        self._seen = self.used
+        if self._seen >= self.seconds and not run.progress.finished:
             run.stop(f"the time budget of {self._budget} is used up")
 
     def state_dict(self) -> dict[str, float]:
-        """Seconds used, for a checkpoint."""
-        return {"used": self.used}
+        """Seconds used up to the last step, for a checkpoint."""
+        return {"used": self._seen}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Put back what `state_dict` gave."""
-        self._before, self._began = state["used"], None
+        self._before = self._seen = state["used"]
+        self._began = None if self._began is None else self._clock()

@@ -39,7 +39,7 @@ def _in_order(parts: Iterable[Part]) -> Iterator[Part]:
     for part in parts:
         if part.ids[0] <= last or (np.diff(part.ids) <= 0).any():
             raise UsageError(
-                "this data comes in an order of its own, such as a sampler's, or that of treadle.data.bucket or Infinite, so the rows of the outputs "
+                "this data comes in an order of its own, such as a sampler's, or that of treadle.data.bucket, so the rows of the outputs "
                 f"would not be those of the dataset (sample {part.ids[0]:,} is not in its place, or one after it); predict the dataset itself, "
                 "or give to='outputs.jsonl' or a function of (ids, output), which have the indices"
             )

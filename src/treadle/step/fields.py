@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.optim import Optimizer
 
+from treadle.core.settings import for_group
+
 Group = dict[str, Any]
 _BETAS = {"beta1": 0, "beta2": 1}
 """Fields that are one of a group's ``betas``."""
@@ -28,7 +30,7 @@ def set_fields(optimizer: Optimizer, values: Mapping[str, Any], name: str) -> No
         for field, value in values.items():
             shared = value.__class__ is not dict
             if not shared:
-                value, shared = _own(value, name, group_name(group, place))
+                value, shared = _own(value, name, group_name(group, place), field)
                 if value is None:
                     continue
             if shared and (scale := f"{field}_scale") in group:
@@ -41,10 +43,10 @@ def set_fields(optimizer: Optimizer, values: Mapping[str, Any], name: str) -> No
                 group["betas"] = tuple(betas)
 
 
-def _own(value: dict[str, Any], optimizer: str, group: str) -> tuple[Any, bool]:
+def _own(value: dict[str, Any], optimizer: str, group: str, field: str) -> tuple[Any, bool]:
     """The value for a group, None where there is none, and whether it is for all groups of its optimizer."""
     own: Any = value.get(optimizer, value)
-    return (own.get(group), False) if own.__class__ is dict else (own, True)
+    return (for_group(own, group, field), False) if own.__class__ is dict else (own, True)
 
 
 def fields_of(*optimizers: Optimizer) -> set[str]:

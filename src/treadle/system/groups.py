@@ -12,13 +12,12 @@ from torch.optim import Optimizer
 
 from treadle.core.errors import ConfigError
 from treadle.core.patterns import Pattern, as_patterns, chosen, plain_name
-from treadle.core.settings import SCALE, check_settings, is_number
+from treadle.core.settings import NO_DECAY, SCALE, check_settings, is_number
 
 Factory = Callable[..., Any]
 Rule = str | Pattern | Sequence[Pattern] | Mapping[str, Any]
 REST = "default"
 """The group of the parameters that no rule names."""
-_NO_DECAY = "no_decay"
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
@@ -82,7 +81,8 @@ class Groups:
             settings = {key: value for part in parts for key, value in part.settings.items() if key != SCALE}
             if scales := [part.settings[SCALE] for part in parts if SCALE in part.settings]:
                 settings[SCALE] = math.prod(scales)
-            groups.append(("/".join(part.name for part in parts if part.name) or REST, settings, found[places]))
+            *where, kind = parts if self._no_decay else [*parts, _Part("", {}, set())]
+            groups.append((("/".join(part.name for part in where) or REST) + kind.name, settings, found[places]))
         return groups
 
     def _by_rule(self, named: Mapping[str, nn.Parameter], free: set[int]) -> list[_Part]:
@@ -127,7 +127,7 @@ class Groups:
         of_norms = {id(p) for module in model.modules() if isinstance(module, _NORMS) for p in module.parameters(recurse=False)}
         flat = {id(p) for p in named.values() if p.ndim < 2}
         others = {id(p) for p in named.values()} - flat - of_norms
-        return [_Part("", {}, others), _Part(_NO_DECAY, {"weight_decay": 0.0}, flat | of_norms)]
+        return [_Part("", {}, others), _Part(NO_DECAY, {"weight_decay": 0.0}, flat | of_norms)]
 
 
 def groups(
@@ -150,7 +150,7 @@ def groups(
         rules: patterns and settings, by the name of the group. A setting is a field of the optimizer's groups, such as lr or
             weight_decay; or ``lr_scale``, a factor on the learning rate, also on one that a schedule gives.
         no_decay: no weight decay for what has fewer than two dimensions, such as biases, and for what belongs to a norm.
-            It cuts each group in two; the second one's name ends in ``no_decay``.
+            It cuts each group in two; the second one's name ends in ``/no_decay``.
         layers: from the input to the output, each a pattern or a list of patterns. An ``nn.ModuleList`` or ``nn.Sequential`` is as
             many layers as it has children. Each is a group.
         layer_decay: the learning rate of the last layer times this is that of the one before it, and so on down to the first.
@@ -168,7 +168,7 @@ def groups(
         >>> model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
         >>> adamw = groups(partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), {"head": {"params": "2", "lr": 1e-2}}, no_decay=True)
         >>> [(group["name"], group["lr"], group["weight_decay"]) for group in adamw(model).param_groups]
-        [('head', 0.01, 0.1), ('head/no_decay', 0.01, 0.0), ('default', 0.001, 0.1), ('no_decay', 0.001, 0.0)]
+        [('head', 0.01, 0.1), ('head/no_decay', 0.01, 0.0), ('default', 0.001, 0.1), ('default/no_decay', 0.001, 0.0)]
     """
     if isinstance(optimizer, (Optimizer, Groups)) or not callable(optimizer):
         raise ConfigError(

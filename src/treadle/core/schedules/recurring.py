@@ -124,7 +124,7 @@ def cosine_restarts(peak: float, every: str, end: float = 0.0, growth: float = 1
     """
     if number("cosine_restarts: growth", growth) < 1:
         raise ConfigError(f"cosine_restarts: growth must be 1 or more, got {growth!r}")
-    return _Restarts(positive("cosine_restarts: peak", peak), Duration.parse(every), number("cosine_restarts: end", end), growth)
+    return _CosineRestarts(positive("cosine_restarts: peak", peak), Duration.parse(every), number("cosine_restarts: end", end), growth)
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class _Cyclic(Schedule):
 
 
 @dataclass(frozen=True)
-class _Restarts(Schedule):
+class _CosineRestarts(Schedule):
     peak: float
     every: Duration
     end: float

@@ -7,6 +7,7 @@ that step, with n - 1 steps done. Nothing is stored, so a resumed run continues 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,13 @@ class Schedule(ABC):
     @abstractmethod
     def __call__(self, progress: Progress) -> float:
         """The value for the step after this progress."""
+
+    def __str__(self) -> str:
+        """As it would be written: ``cosine(peak=0.1, warmup='5 steps')``; one of the user's own as it says itself."""
+        if not type(self).__name__.startswith("_"):
+            return repr(self)
+        words = ", ".join(f"{name}={_written(value)}" for name, value in vars(self).items() if value is not None)
+        return f"{_snake(type(self).__name__)}({words})"
 
     def then(self, after: Function, at: str) -> Schedule:
         """This schedule up to `at`, and another one from there on.
@@ -100,6 +108,9 @@ def of(function: Function) -> Schedule:
 class _Function(Schedule):
     function: Function
 
+    def __str__(self) -> str:
+        return str(getattr(self.function, "__qualname__", self.function))
+
     def __call__(self, progress: Progress) -> float:
         return self.function(progress)
 
@@ -108,6 +119,9 @@ class _Function(Schedule):
 class _Scaled(Schedule):
     schedule: Schedule
     scale: float
+
+    def __str__(self) -> str:
+        return f"{self.scale:g} * {self.schedule}"
 
     def __call__(self, progress: Progress) -> float:
         return self.schedule(progress) * self.scale
@@ -122,6 +136,9 @@ class _Then(Schedule):
     after: Schedule
     at: Duration
 
+    def __str__(self) -> str:
+        return f"{self.before}.then({self.after}, at='{self.at}')"
+
     def __call__(self, progress: Progress) -> float:
         start = _start(self.at, progress.duration, progress.epoch_size, progress.epoch_steps, progress.epoch_samples)
         if self.at.count(progress) < 1:
@@ -132,6 +149,17 @@ class _Then(Schedule):
         known = (progress.epoch_size, progress.epoch_steps, progress.epoch_samples)
         self.before.check(Progress(self.at, *known))
         self.after.check(_start(self.at, progress.duration, *known).moved(Progress(progress.duration, *known)))
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return f"'{value}'" if isinstance(value, Duration) else f"{value:.12g}" if isinstance(value, float) else repr(value)
+
+
+def _snake(name: str) -> str:
+    """``_StepDecay`` -> ``step_decay``."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.lstrip("_")).lower()
 
 
 # --- a part of a run, as if it were a whole one ---

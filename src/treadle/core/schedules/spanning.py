@@ -156,7 +156,7 @@ def wsd(peak: float, warmup: str, decay: str, end: float = 0.0, shape: str = "li
     if shape not in _DECAYS:
         raise ConfigError(f"wsd: unknown shape {shape!r}{did_you_mean(str(shape), _DECAYS)}")
     lengths = Duration.parse(warmup), Duration.parse(decay), optional(over)
-    return _WarmupStableDecay(positive("wsd: peak", peak), number("wsd: end", end), shape, *lengths)
+    return _Wsd(positive("wsd: peak", peak), number("wsd: end", end), shape, *lengths)
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class _InverseSqrt(Schedule):
 
 
 @dataclass(frozen=True)
-class _WarmupStableDecay(Schedule):
+class _Wsd(Schedule):
     peak: float
     end: float
     shape: str
