@@ -45,17 +45,19 @@ def rows(folder):
     return [{name: value for name, value in row.items() if name != "wall" and not is_clock(name)} for row in treadle.read_journal(folder)]
 
 
-def same_after_a_fall(make, tmp_path: Path, step: int):
-    """Hold a run that fell over at a step, and went on, to one that did not; returns the result of the latter.
+def same_after_a_fall(make, tmp_path: Path, *steps: int):
+    """Hold a run that fell over, and went on, to one that did not; returns the result of the latter.
 
     Args:
         make: builds the trainer, from the run folder.
         tmp_path: where both live.
-        step: where it falls over.
+        steps: where it falls over, one life after the other.
     """
     whole = make(tmp_path / "whole").fit()
-    killed_at(make(tmp_path / f"killed-{step}"), step)
-    other = make(tmp_path / f"killed-{step}").fit()
+    folder = tmp_path / f"killed-{'-'.join(map(str, steps))}"
+    for step in steps:
+        killed_at(make(folder), step)
+    other = make(folder).fit()
     assert (whole.status, whole.steps) == (other.status, other.steps)
     assert {label: place.name for label, place in whole.kept.items()} == {label: place.name for label, place in other.kept.items()}
     assert first_difference(rows(whole.run_dir), rows(other.run_dir)) is None

@@ -80,9 +80,7 @@ import test_debug as t, treadle
 from torch import nn
 print("in", treadle.train(t.net, nn.CrossEntropyLoss(), t.data(), optimizer=t.ADAM, config=t.config("one batch")).run_dir.parent)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path.cwd(), env={"PYTHONPATH": str(Path(__file__).parent)}
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     folder = Path(done.stdout.splitlines()[-1].removeprefix("in "))
     assert folder.name.startswith("treadle-debug-") and not folder.exists()
 

@@ -13,7 +13,8 @@ BELOW |= dict.fromkeys(PARTS, ("core", "config", "system"))
 BELOW |= dict.fromkeys(("failure", "profile", "explain"), ("core", "config", "system", *PARTS))
 BELOW["proof"] = (*BELOW["profile"], "profile", "explain")
 STOREYS = (
-    "evaluation", "readers", "validation", "prediction", "preflight", "rows", "home", "loop", "debug", "run", "form", "trainer", "finder", "training",
+    "evaluation", "readers", "validation", "prediction", "preflight", "first_batches",
+    "rows", "home", "loop", "debug", "run", "form", "trainer", "finder", "training",
 )  # fmt: skip
 for number, storey in enumerate(STOREYS):
     BELOW[storey] = ("core", "config", "system", *PARTS, "failure", "profile", "explain", "proof", *STOREYS[:number])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 from treadle.config.schema import Config
@@ -159,7 +160,12 @@ def _own_grad_mode(training: bool) -> Iterator[None]:
 
 def _bound(*homes: dict[str, Any]) -> Callable[[], None]:
     """How to put back a module's own buffers or parameters: which tensors they are, and what is in them."""
-    kept = [(home, name, tensor, tensor.detach().clone()) for home in homes for name, tensor in home.items() if tensor is not None]
+    kept = [
+        (home, name, tensor, tensor.detach().clone())
+        for home in homes
+        for name, tensor in home.items()
+        if tensor is not None and not is_lazy(tensor)  # which has no value yet
+    ]
 
     def put_back() -> None:
         for home, name, tensor, value in kept:

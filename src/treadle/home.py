@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from treadle.config.schema import Config, run_config
 from treadle.core.errors import RunLocked
+from treadle.core.when import Progress
 from treadle.data.fingerprint import differences, fingerprint
 from treadle.data.loader import Loader
 from treadle.log.log import Log, default_writers
@@ -16,6 +17,12 @@ from treadle.log.writer import Writer
 from treadle.provenance.record import Record
 from treadle.system.folder import RunFolder
 from treadle.system.numbers import numbered
+
+
+def facts(status: str, reason: str, progress: Progress, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What `run.json` says of a moment: how the run is, where it is, and the schedules' values."""
+    counters = {"steps": progress.steps, "samples": progress.samples, "epochs": progress.epochs}
+    return {"status": status, "reason": reason, **counters, "duration": str(progress.duration), "values": dict(values)}
 
 
 class Home:

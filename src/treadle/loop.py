@@ -16,14 +16,14 @@ from treadle.checkpoint.store import Checkpoints
 from treadle.checkpoint.tracked import RUN, SCALER, Tracked
 from treadle.checkpoint.tree import encode
 from treadle.core.errors import CheckpointError, ConfigError, RunFinished
-from treadle.core.events import Events
+from treadle.core.events import JUDGE, Events
 from treadle.core.mix import mix
 from treadle.core.when import Duration, Progress, parse_seconds
 from treadle.data.batch import Batch, endless
 from treadle.data.loader import Loader
 from treadle.failure.capsule import Failures
 from treadle.failure.halving import Halving
-from treadle.home import Home
+from treadle.home import Home, facts
 from treadle.log.pace import Pace
 from treadle.metrics.means import Means
 from treadle.preflight import check_lengths, epoch_of_steps, heading, never_logged
@@ -54,12 +54,11 @@ class Loop:
 
     def __init__(self, run: Any, home: Home, schedules: dict[str, Any], precision: Precision) -> None:
         self._run, self._home, self._schedules = run, home, schedules
-        self._config, self._folder, self._log = home.config, home.folder, home.log
-        config, folder, log = home.config, home.folder, home.log
+        config, folder, log = self._config, self._folder, self._log = home.config, home.folder, home.log
         self._device = precision.device
         self._means = Means()
         self.events: Events = run.events
-        self._listeners, self._judges = run.events.handlers("step_finished"), run.events.judges
+        self._listeners, self._judges = run.events.handlers("step_finished"), run.events.handlers(JUDGE)
         self.tracked = Tracked()
         self._failures = Failures(run, folder.path, config, self.tracked, lambda rng: self._states(0, rng, Means().state_dict(), self._mark_before))
         self.step = Step(self._means.add, precision, self._failures.refuse, self._means.doubt, ask=config.skip_non_finite > 0, run=run)
@@ -137,7 +136,7 @@ class Loop:
         if logs := self._log_every.due(before, after):
             self._log_window()
         if self._judges:
-            self.events.judge(self._run)
+            self.events.fire(JUDGE, self._run, before, after)
         finished = after.finished
         if not finished and (reason := self._stop.reason):
             self.stop("interrupted", reason)
@@ -348,7 +347,7 @@ class Loop:
     def _states(self, journal: int, rng: dict[str, Any], means: dict[str, Any], mark: dict[str, Any] | None) -> dict[str, Any]:
         """Everything that is in a checkpoint."""
         own = {
-            "progress": {name: getattr(self.progress, name) for name in ("steps", "samples", "epochs", "into_epoch")},
+            "progress": self.progress.state_dict(),
             "ended": [self.status, self.reason] if self.status == "stopped" else None,
             "values": dict(self.step.values),
             "journal": journal,
@@ -366,8 +365,7 @@ class Loop:
         own = states.pop(RUN)
         self.tracked.load(states, accept_changes)
         self.accepted = self.tracked.compare(own.get("settings", {}), accept_changes)
-        for name, value in own["progress"].items():
-            setattr(self.progress, name, value)
+        self.progress.load_state_dict(own["progress"])
         if own["ended"] is not None and not accept_changes:  # killed between its last checkpoint and its last word
             self.status, self.reason = own["ended"]
         self.events.restore(own.get("gone", ()))
@@ -384,16 +382,7 @@ class Loop:
 
     def _facts(self) -> dict[str, Any]:
         """What `run.json` says of this moment."""
-        progress = self.progress
-        return {
-            "status": self.status,
-            "reason": self.reason,
-            "steps": progress.steps,
-            "samples": progress.samples,
-            "epochs": progress.epochs,
-            "duration": str(progress.duration),
-            "values": dict(self.step.values),
-        }
+        return facts(self.status, self.reason, self.progress, self.step.values)
 
     def record(self) -> None:
         """Say in `run.json` how things are."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,18 +13,15 @@ from torch.optim import Optimizer
 
 from treadle.checkpoint.tracked import Tracked
 from treadle.config.schema import Config
-from treadle.core.errors import ConfigError, ObjectiveError, did_you_mean
+from treadle.core.errors import ConfigError, did_you_mean
 from treadle.core.mix import mix
-from treadle.core.structure import leaves
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
-from treadle.evaluation import as_found, feed
-from treadle.metrics.group import Group
+from treadle.evaluation import as_found
 from treadle.step.binding import NEAR
 from treadle.step.fields import fields_of
-from treadle.step.objective import Objective, Outcome, Supervised, as_outcome, check_classes, check_loss, check_pair, keywords, required
+from treadle.step.objective import Objective, Supervised, keywords, required
 from treadle.system.groups import overview
-from treadle.system.precision import Precision
 from treadle.system.seed import seed
 
 LAZY = 22
@@ -94,76 +90,6 @@ def materialise(model: Any, objective: Objective, loader: Loader, number: int) -
                 "raised while a first batch gave the lazy modules their shapes; or call the model on an example in the function that builds it"
             )
             raise
-
-
-def check_batch(
-    model: Any,
-    objective: Objective,
-    part: Any,
-    metrics: Group,
-    precision: Precision,
-    values: Mapping[str, float],
-    *,
-    training: bool,
-) -> Outcome:
-    """Send a first micro-batch through model, objective and metrics, and leave everything as it was found.
-
-    Returns:
-        its outcome, without a graph.
-
-    Raises:
-        ObjectiveError: the parts do not fit together. An exception of the user's own code arrives unchanged, with a note.
-    """
-    with as_found(model, objective, training), warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            with precision.autocast():
-                outcome = _outcome(model, objective, part, values)
-        except Exception as error:
-            error.add_note(f"raised while a first {'training' if training else 'validation'} batch was tried, before any update")
-            if _is_double(part) and isinstance(model, nn.Module) and not _is_double(list(model.parameters())):
-                error.add_note("the batch has float64 values and the model float32 weights; give float32 data, such as inputs.float()")
-            raise
-        check_loss(outcome.loss, trains=training)
-        feed(metrics, outcome)
-        metrics.reset()
-    for warning in caught:
-        if "target size" in str(warning.message) and "different to the input size" in str(warning.message):
-            raise ObjectiveError(
-                f"output and target have different shapes, and torch would broadcast them: {str(warning.message).split(' This will')[0]} "
-                "Make them equal, for example with output.squeeze(1)"
-            )
-    outcome.loss = outcome.loss.detach()
-    return outcome
-
-
-def _is_double(structure: Any) -> bool:
-    return any(isinstance(leaf, torch.Tensor) and leaf.dtype is torch.float64 for leaf in leaves(structure))
-
-
-def _outcome(model: Any, objective: Objective, part: Any, values: Mapping[str, float]) -> Outcome:
-    if not isinstance(objective, Supervised):
-        return as_outcome(objective(model, part, **values), part)
-    input, target = objective.unpack(part)
-    output = model(input)
-    check_pair(objective.loss, output, target)  # before the loss complains in its own words, or does not
-    return objective.outcome(output, target)
-
-
-def check_all_targets(objective: Objective, loader: Loader, outcome: Outcome) -> None:
-    """Look at every label of data that is in memory; a wrong one would raise in the middle of an epoch.
-
-    Raises:
-        ObjectiveError: a label is no class of the model's output.
-    """
-    prepare = loader.source.prepare
-    if prepare is not None and not getattr(prepare, "keeps_targets", False):
-        return  # what the labels will be, only it knows
-    if loader.source.kind == "tensors" and isinstance(objective, Supervised) and isinstance(outcome.output, torch.Tensor):
-        _, target = objective.unpack(loader.source.data)
-        if loader.source.index is not None:
-            target = target[loader.source.index.to(target.device)]
-        check_classes(objective.loss, outcome.output, target)
 
 
 def check_schedules(names: Iterable[str], optimizers: Iterable[Optimizer], objective: Objective, step: Callable[..., Any] | None = None) -> None:

@@ -16,7 +16,6 @@ from treadle.config.schema import Config
 from treadle.core.bug import add_report_note
 from treadle.core.errors import UsageError
 from treadle.core.events import Conditions, Events, Handler
-from treadle.core.modes import set_train_mode
 from treadle.core.result import Result
 from treadle.core.schedules.named import Scheduled, checked
 from treadle.core.when import Duration, Progress
@@ -31,12 +30,11 @@ from treadle.metrics.group import Group
 from treadle.readers import Readers
 from treadle.step.objective import Supervised, accepted, as_objective
 from treadle.step.step import Step
-from treadle.system.averaged import begin_training
 from treadle.system.compiler import compiled_for_own_loop
 from treadle.system.device import deterministic_kernels, pick_device
 from treadle.system.precision import Precision
+from treadle.system.prepared import Prepared
 from treadle.system.seed import preserved_rng, seed
-from treadle.system.shares import check_apart
 from treadle.system.stage import current_stage
 from treadle.system.wrap import prepare, unwrapped
 
@@ -96,7 +94,7 @@ class Run:
             self.events.add(handler)
         self.schedules = checked(schedules or {})
         self._stack = ExitStack()
-        self._prepared: list[Any] = []
+        self._prepared = Prepared()
         self._taken: set[str] = set()  # schedules that a Trainer knows to be taken by somebody
 
     # --- the context ---
@@ -168,11 +166,7 @@ class Run:
     def _placed(self, model: Any, optimizer: Any, shared: bool = False) -> tuple[Any, Any]:
         """As `prepare`, but the model is not compiled: a Trainer chooses by itself which form its step takes."""
         model, optimizer = prepare(model, optimizer, self.device, self.say, self._stack if self.config.machine.channels_last else None)
-        models, optimizers = [*map(unwrapped, _values(model))], _values(optimizer)
-        if not shared:
-            check_apart(self._prepared, optimizers, models)
-        self._prepared += [*models, *optimizers]
-        self.step.adopt(optimizers)
+        self.step.adopt(self._prepared.add(model, optimizer, shared))
         return model, optimizer
 
     def loader(self, data: Any) -> Loader:
@@ -240,17 +234,10 @@ class Run:
         """
         if self._loop.begun:
             raise UsageError("run.steps() was called before; a run has one loop")
-        tracked = self._loop.tracked.objects()
-        if lost := [type(item).__name__ for item in self._prepared if all(item is not other for other in tracked)]:
-            raise UsageError(
-                f"prepared but not tracked, so it would not survive: {', '.join(lost)}; call run.track(model=model, optimizer=optimizer)"
-            )
+        self._prepared.check_tracked(self._loop.tracked.objects())
         loader = data if isinstance(data, Loader) or data is None else self.loader(data)
         self._home.recorded(loader, self.device, self.say)
-        for item in self._prepared:
-            if isinstance(item, nn.Module):
-                set_train_mode(item)
-        begin_training(self._prepared)
+        self._prepared.begin()
         length = self.config.duration if total is None or self.config.debug else total
         epoch_length = None if epoch is None else Duration.parse(epoch)
         self._loop.begin(loader, Duration.parse(length), self._accept_changes, epoch_length)
@@ -392,7 +379,3 @@ class Run:
         status = f"{loop.status}: {loop.reason}" if loop.reason else loop.status
         steps, epochs, numbers = loop.progress.steps, loop.progress.epochs, self._home.log.numbers()
         return Result(status, steps, epochs, numbers, checkpoints.best, checkpoints.last, self.dir, checkpoints.kept)
-
-
-def _values(item: Any) -> list[Any]:
-    return list(item.values()) if isinstance(item, Mapping) else [item]

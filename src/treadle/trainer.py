@@ -22,15 +22,16 @@ from treadle.data.batch import copied
 from treadle.data.loader import Loader, training_loader
 from treadle.evaluation import Models, evaluate, evaluation_loader, feed
 from treadle.explain.walk import Plan
+from treadle.first_batches import FirstBatches
 from treadle.form.forms import Forms
 from treadle.log.console import watching
 from treadle.log.writer import Writer
 from treadle.metrics.group import Group, Metric
 from treadle.prediction.deliver import Target, check_target, delivered
 from treadle.prediction.outputs import outputs
-from treadle.preflight import check_all_targets, check_batch, check_names, check_schedules, materialise
+from treadle.preflight import check_names, check_schedules, materialise
 from treadle.run import Run
-from treadle.step.objective import Objective, Outcome, Supervised, accepted, as_objective, as_outcome, with_values
+from treadle.step.objective import Outcome, Supervised, accepted, as_objective, as_outcome, with_values
 from treadle.step.step import Step
 from treadle.step.whole import Body
 from treadle.system.code import maker
@@ -38,7 +39,7 @@ from treadle.system.device import check_graphs, pick_device
 from treadle.system.precision import Precision
 from treadle.system.seed import preserved_rng, seed
 from treadle.system.wrap import called
-from treadle.validation import EvaluatedSet, check_weight_names, evaluated_sets, splits
+from treadle.validation import check_weight_names, evaluated_sets, splits
 
 
 class Trainer:
@@ -51,7 +52,7 @@ class Trainer:
         data: the training data, see `treadle.data.sources`.
         optimizer: a callable that takes parameters, such as ``partial(torch.optim.SGD, lr=0.01)``, or an optimizer; or several by
             name: one for each of several models, or for one model ``{"muon": (muon, rule), "adamw": adamw}``, where a rule is a
-            pattern of parameter names or a function of name and parameter, and one without a rule gets the rest.
+            pattern as of `treadle.groups`, or several, and one without a rule gets the rest.
         valid: the validation data: a dataset, an `Evaluation` of one, or several of these by name.
         test: the test data, for nothing but the check that it is apart from the others, and the record.
         metrics: objects with ``update(output, target)``, ``compute()`` and ``reset()``, by name.
@@ -350,34 +351,21 @@ class Trainer:
 
     def _check(self, run: Run, step: Step) -> None:
         """The first batch of each kind goes through everything once, before anything is updated."""
+        first = FirstBatches(self._model, run.precision, run.step.values)
         names = {"train/loss", "train/epoch_loss"}.union(*(getattr(handler, "logs", ()) for handler in self._events.objects))
         if self._own_step is None:
             # Training targets that no metric is going to see may be of another kind, such as the mixed labels of mixup.
             seen = self.metrics if self._train_metrics or not self._validation else Group({}, self.device)
-            outcome = run.attempt(lambda: self._checked(run, self._loader, copied(next(iter(step))), self.objective, seen, training=True))
+            outcome = run.attempt(lambda: first.look(self._loader, copied(next(iter(step))), self.objective, seen, training=True))
             names |= {f"train/{name}" for name in [*outcome.logs, *(self._train_metrics.names if self._train_metrics else ())]}
         kept = [(), *((name,) for name in weight_sets(self._events.objects))]
         for one in self._validation:
-            outcome = self._tried(run, one)
+            outcome = first.look_at_set(one, run._readers)
             names |= {one.prefix("valid", *weights, name) for name in ["loss", *outcome.logs, *one.metrics.names] for weights in kept}
         monitored = [(type(handler).__name__, getattr(handler, "monitor", None)) for handler in self._events.objects]
         asked = [("checkpoint.best", self.config.checkpoint.best), *monitored]
         for doubt in check_names(asked, names, others=self._own_step is not None or self._events.any_but("treadle.policies")):
             run.say(doubt)
-
-    def _tried(self, run: Run, one: EvaluatedSet) -> Outcome:
-        try:
-            return run._readers.over(one.data, lambda reader: self._checked(run, reader, reader.peek(), one.objective, one.metrics, training=False))
-        except Exception as error:
-            if one.name:
-                error.add_note(f"in the validation set {one.name!r}")
-            raise
-
-    def _checked(self, run: Run, loader: Loader, batch: Any, objective: Objective, metrics: Group, *, training: bool) -> Outcome:
-        values = accepted(objective, run.step.values)
-        outcome = check_batch(self._model, objective, batch, metrics, run.precision, values, training=training)
-        check_all_targets(objective, loader, outcome)
-        return outcome
 
     def _reader(self, data: Any) -> Loader:
         return evaluation_loader(data, self.config, self.device)

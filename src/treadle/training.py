@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from treadle.core.result import Result
-from treadle.core.schedules import Scheduled
+from treadle.core.schedules.named import Scheduled
 from treadle.log.writer import Writer
 from treadle.metrics.group import Metric
 from treadle.step.step import Step

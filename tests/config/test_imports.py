@@ -12,7 +12,8 @@ HEAVY = ("torch", "numpy", "tensorboard")
     "code",
     [
         "import treadle",
-        "import treadle.core.when, treadle.core.events, treadle.core.schedules, treadle.core.mix, treadle.core.structure, treadle.core.errors",
+        "import treadle.core.when, treadle.core.events, treadle.core.mix, treadle.core.structure, treadle.core.errors\n"
+        "import treadle.core.schedules.named, treadle.core.schedules.recurring, treadle.core.schedules.spanning",
         "import treadle.config.schema, treadle.config.build, treadle.config.loading",
         "from treadle import Config, load_config; load_config(Config, {'run_dir': 'a', 'duration': '1 epoch'}, overrides=['seed=3'])",
         "from treadle.cli.main import main\ntry: main(['--help'])\nexcept SystemExit as end: assert not end.code, end.code",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from treadle.core.errors import ConfigError, UsageError
-from treadle.core.events import EVENTS, Events
+from treadle.core.events import EVENTS, JUDGE, Events
 from treadle.core.when import Duration, Progress
 
 EPOCH = 4
@@ -262,6 +262,40 @@ def test_who_includes_hears_of_later_handlers_and_of_those_that_are_off() -> Non
     assert calls == ["early", "late", "late"]
 
 
+def test_an_object_that_is_off_judges_no_more_here_and_where_the_run_goes_on() -> None:
+    class Judge:
+        def judge(self, run: Any) -> None:
+            calls.append(run)
+
+    calls: list[Any] = []
+    judge, one, two = Judge(), Events(), Events()
+    one.add(judge)
+    two.include(one)
+    two.fire(JUDGE, "a", at(0), at(1))
+    one.off(judge)
+    two.fire(JUDGE, "b", at(1), at(2))
+    three = Events()
+    three.add(judge)
+    three.restore(two.gone())
+    three.fire(JUDGE, "c", at(2), at(3))
+    assert calls == ["a"]
+    assert JUDGE not in one.names and one.own == []
+
+
+def test_an_inherited_method_has_the_name_of_its_objects_class() -> None:
+    class Base:
+        def on_run_started(self, run: Any) -> None:
+            raise ValueError("mine")
+
+    class Child(Base): ...
+
+    events = Events()
+    events.add(Child())
+    with pytest.raises(ValueError, match="mine") as caught:
+        events.fire("run_started", None, at(0), at(0))
+    assert any("Child.on_run_started at run_started" in note for note in caught.value.__notes__)
+
+
 # --- events of one's own ---
 
 
@@ -304,7 +338,7 @@ def test_own_events_that_cannot_be(call: Any, message: str) -> None:
         call()
 
 
-@pytest.mark.parametrize("name", EVENTS)
+@pytest.mark.parametrize("name", (*EVENTS, JUDGE))
 def test_an_own_event_cannot_take_the_name_of_a_built_in_one(name: str) -> None:
     with pytest.raises(UsageError, match="is one of the run's own; give yours another name"):
         Events((name,))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from treadle.core.errors import ConfigError
-from treadle.core.schedules import Schedule, constant, cosine, exponential, linear, one_cycle
 from treadle.core.when import Duration, Progress
+from treadle.schedules import Schedule, constant, cosine, exponential, linear, one_cycle
 
 STEPS = 100
 

@@ -1,9 +1,5 @@
 """EMA and SWA: the averages are right to the bit, part of the checkpoint, evaluated beside the raw weights, and exact over a kill."""
 
-import os
-import signal
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import treadle
+from lives import rows, same_after_a_fall
 from treadle import errors
 from treadle.checkpoint.restore import read_checkpoint
 from treadle.metrics import Accuracy
@@ -234,44 +231,18 @@ def test_in_an_own_loop() -> None:
     assert_bits(saved(run.result, "ema"), copied(average))
 
 
-PROGRAM = """
-import os, signal, sys, torch, treadle
-sys.path.insert(0, {here!r})
-from test_policies_averages import QUIET, SGD, config, data, net, trainer
-torch.set_num_threads(1)
+def test_a_run_that_falls_over_twice_ends_with_the_averages_of_the_run_that_did_not(tmp_path: Path) -> None:
+    def make(folder: Path) -> treadle.Trainer:
+        handlers = treadle.EMA(0.8, warmup=True), treadle.SWA(start="30 %", every="2 steps")
+        saving = treadle.CheckpointConfig(every="2 steps", best="valid/one/ema/loss")
+        given = config(folder, checkpoint=saving, evaluate=treadle.EvaluateConfig(every="1 step"))
+        return trainer(*handlers, valid={"one": data(30), "two": treadle.Evaluation(data(20), every="2 steps")}, config=given)
 
-class Killer:
-    def on_evaluated(self, run):
-        if run.progress.steps == int(os.environ.get("KILL_AT", 0)):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-handlers = treadle.EMA(0.8, warmup=True), treadle.SWA(start="30 %", every="2 steps"), Killer()
-saving = treadle.CheckpointConfig(every="2 steps", best="valid/ema/loss")
-given = config("run", checkpoint=saving, evaluate=treadle.EvaluateConfig(every="1 step"))
-trainer(*handlers, valid={{"one": data(30), "two": treadle.Evaluation(data(20), every="2 steps")}}, config=given).fit()
-"""
-
-
-def test_a_killed_run_ends_with_the_averages_of_the_run_that_was_not(tmp_path: Path) -> None:
-    program = PROGRAM.format(here=str(Path(__file__).parent))
-
-    def start(folder: str, kill_at: int = 0) -> int:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        called = subprocess.run([sys.executable, "-c", program], cwd=tmp_path / folder, env=os.environ | {"KILL_AT": str(kill_at)}, check=False)
-        return called.returncode
-
-    assert start("whole") == 0
-    assert [start("killed", step) for step in (5, 8)] == [-signal.SIGKILL] * 2
-    assert start("killed") == 0
-    journals = [
-        [{k: v for k, v in row.items() if k.startswith(("valid/", "train/"))} for row in treadle.read_journal(tmp_path / name / "run")]
-        for name in ("whole", "killed")
-    ]
-    assert journals[0] == journals[1] and "valid/two/swa/loss" in journals[0][-1]
-    states = [read_checkpoint(tmp_path / name / "run" / "checkpoints" / "step-000009")[0] for name in ("whole", "killed")]
-    for name in ("model", "ema", "swa"):
-        assert_bits(states[1][name], states[0][name])
-    assert states[0]["EMA"] == states[1]["EMA"] == {"updates": 9} and states[0]["SWA"] == states[1]["SWA"] == {"updates": 3}
+    whole = same_after_a_fall(make, tmp_path, 5, 8)
+    assert whole.last is not None and "valid/two/swa/loss" in rows(whole.run_dir)[-1]
+    states = read_checkpoint(whole.last)[0]
+    assert states["EMA"] == {"updates": 9} and states["SWA"] == {"updates": 3}
+    assert not torch.equal(states["ema"]["0.weight"], states["swa"]["0.weight"])
 
 
 def test_any_handler_may_keep_weights() -> None:

@@ -76,7 +76,7 @@ def test_each_has_a_state_of_its_own_in_the_checkpoint() -> None:
 
 
 def test_a_pattern_is_a_rule_too_and_a_schedule_reaches_them_all() -> None:
-    one = train(optimizer={"head": (SGD, "2.*"), "body": ADAM}, schedules={"lr": treadle.schedules.constant(0.5)})
+    one = train(optimizer={"head": (SGD, "2"), "body": ADAM}, schedules={"lr": treadle.schedules.constant(0.5)})
     assert [group["lr"] for optimizer in one.optimizer.values() for group in optimizer.param_groups] == [0.5, 0.5]
     assert {id(p) for p in one.optimizer["head"].param_groups[0]["params"]} == {id(p) for p in one.model[2].parameters()}
 
@@ -164,11 +164,12 @@ def test_compile_auto_puts_both_back() -> None:
 
 REFUSED = {
     "no rules": ({"a": SGD, "b": ADAM}, r"'a' and 'b' of one model have no rule"),
-    "takes nothing": ({"a": (SGD, "nothing.*"), "b": ADAM}, r"the rule of the optimizer 'a' takes none of the model's 4 parameters"),
+    "takes nothing": ({"a": (SGD, "nothing.*"), "b": ADAM}, r"the rule of the optimizer 'a': 'nothing.\*' matches no parameter; its parameters: 0"),
     "both": ({"a": (SGD, "*.weight"), "b": (SGD, "2.*"), "c": ADAM}, r"'a' and 'b' both take '2.weight'"),
     "left over": ({"a": (SGD, "*.weight")}, r"no optimizer gets 0.bias, 2.bias"),
     "nothing left": ({"a": (SGD, "*"), "b": ADAM}, r"the optimizer 'b' gets nothing"),
-    "no rule": ({"a": (SGD, 3), "b": ADAM}, r"must be \(factory, rule\)"),
+    "no rule": ({"a": (SGD,), "b": ADAM}, r"must be \(factory, rule\)"),
+    "no pattern": ({"a": (SGD, 3), "b": ADAM}, r"the rule of the optimizer 'a': a pattern is a name .* got 3"),
     "no factory": ({"a": ("sgd", "*.weight"), "b": ADAM}, r"the optimizer 'a' must be a callable that takes parameters"),
     "no optimizer": ({"a": (list, "*.weight"), "b": ADAM}, r"the optimizer 'a' must give a torch.optim.Optimizer .* got list"),
 }

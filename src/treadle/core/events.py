@@ -25,6 +25,8 @@ EVENTS = (
     "run_finished",
     "run_failed",
 )
+JUDGE = "judge"
+"""No event, but called like one: the method of an object that decides when all values of a step are logged, and nothing of it is saved."""
 _ONE_MOMENT = ("run_started", "run_finished", "run_failed")
 
 Handler = Callable[[Any], object]
@@ -93,7 +95,7 @@ class Events:
     """
 
     def __init__(self, own: Sequence[str] = ()) -> None:
-        self._handlers: dict[str, list[Registration]] = {name: [] for name in (*EVENTS, *_checked(own))}
+        self._handlers: dict[str, list[Registration]] = {name: [] for name in (*EVENTS, *_checked(own), JUDGE)}
         self._counts: Counter[str] = Counter()
         self._gone: set[str] = set()
         """Keys of those that are called no more in this run."""
@@ -103,8 +105,6 @@ class Events:
         """Whether handlers that come from now on are not there when the run goes on in another process."""
         self.objects: list[object] = []
         """Handlers that are objects, in the order in which they were added."""
-        self.judges: list[Handler] = []
-        """Their methods named ``judge``: called when all values of a step are logged, and nothing of it is saved."""
 
     def on(
         self,
@@ -147,27 +147,28 @@ class Events:
         return register
 
     def add(self, handler: object) -> None:
-        """Register every method named ``on_<event>`` of an object.
+        """Register every method named ``on_<event>`` of an object, and its method ``judge``.
 
         Raises:
             UsageError: the object has no such method, or one whose event does not exist.
         """
         if isinstance(handler, type):
             raise UsageError(f"the handler {handler.__name__} is a class; call it: {handler.__name__}(...)")
-        methods = [name for name in dir(handler) if name.startswith("on_") and callable(getattr(handler, name))]
-        names = ", ".join(self._handlers)
-        if not methods and not callable(getattr(handler, "judge", None)):
+        methods = {name.removeprefix("on_"): name for name in dir(handler) if name.startswith("on_") and callable(getattr(handler, name))}
+        known = ", ".join(self.names)
+        for event, method in methods.items():
+            if event not in self.names:
+                near = did_you_mean(method, [f"on_{name}" for name in self.names])
+                raise UsageError(f"{name_of(handler)}.{method} is no event{near}; events: {known}")
+        if callable(getattr(handler, JUDGE, None)):
+            methods[JUDGE] = JUDGE
+        if not methods:
             hint = "; register a plain function with @trainer.on('step_finished')" if callable(handler) else ""
-            raise UsageError(f"{name_of(handler)} has no method named on_<event>{hint}; events: {names}")
-        for name in methods:
-            if name.removeprefix("on_") not in self._handlers:
-                known = [f"on_{event}" for event in self._handlers]
-                raise UsageError(f"{name_of(handler)}.{name} is no event{did_you_mean(name, known)}; events: {names}")
+            raise UsageError(f"{name_of(handler)} has no method named on_<event>{hint}; events: {known}")
         self.objects.append(handler)
-        self.judges += [judge for judge in [getattr(handler, "judge", None)] if callable(judge)]
         for event in self._handlers:
-            if f"on_{event}" in methods:
-                self.on(event)(getattr(handler, f"on_{event}"))
+            if event in methods:
+                self._add(Registration(event, getattr(handler, methods[event])))
 
     def off(self, handler: object) -> None:
         """Call a handler no more: a function, or an object with all its methods. It stays off when the run goes on in another process.
@@ -194,18 +195,12 @@ class Events:
             if callable(method := getattr(handler, what, None)):
                 _call(method, run, Registration(what, method), run.progress)
 
-    def judge(self, run: Any) -> None:
-        """Call ``judge(run)`` of the objects that have it."""
-        for judge in self.judges:
-            _call(judge, run, Registration("judge", judge), run.progress)
-
     def __bool__(self) -> bool:
         return any(self._handlers.values())
 
     def include(self, other: Events) -> None:
         """Add all events and handlers of another, after the ones here; also those that come later, and off those that go."""
         self.objects += other.objects
-        self.judges += other.judges
         for event, handlers in other._handlers.items():
             self._handlers.setdefault(event, [])
             for registered in handlers:
@@ -218,17 +213,22 @@ class Events:
         return any(not type(owner).__module__.startswith(package) for owner in owners)
 
     def handlers(self, event: str) -> Sequence[Registration]:
-        """Those of an event, as they are at any time: a view that a loop can look at without asking."""
+        """Those of an event, or of `JUDGE`, as they are at any time: a view that a loop can look at without asking."""
         return self._handlers[event]
 
     def registrations(self) -> list[Registration]:
-        """Those of all events."""
+        """All of them."""
         return [registered for found in self._handlers.values() for registered in found]
+
+    @property
+    def names(self) -> list[str]:
+        """The events, the user's own after those of every run."""
+        return [name for name in self._handlers if name != JUDGE]
 
     @property
     def own(self) -> list[str]:
         """The events that the user declared."""
-        return [name for name in self._handlers if name not in EVENTS]
+        return [name for name in self.names if name not in EVENTS]
 
     def cadences(self) -> list[tuple[str, Duration]]:
         """Every length that a handler has, with the handler's name."""
@@ -237,7 +237,7 @@ class Events:
         return [(name, length) for name, length in lengths if length is not None] + own
 
     def fire(self, event: str, run: Any, before: Progress, after: Progress) -> None:
-        """Call the handlers of an event that want this moment."""
+        """Call the handlers of an event, or of `JUDGE`, that want this moment."""
         handlers = self._handlers[event]
         if not handlers:
             return
@@ -296,15 +296,17 @@ class Events:
             self._gone.add(registered.key)
 
     def _check_name(self, event: str) -> None:
-        if event not in self._handlers:
+        if event not in self.names:
             hint = "" if self.own else "; one of your own is declared first: events=('my_event',)"
-            near = did_you_mean(str(event), self._handlers)
+            near = did_you_mean(str(event), self.names)
             near = near if "did you mean" in near else ""
-            raise UsageError(f"unknown event {event!r}{near}; events: {', '.join(self._handlers)}{hint}")
+            raise UsageError(f"unknown event {event!r}{near}; events: {', '.join(self.names)}{hint}")
 
 
 def name_of(handler: object) -> str:
-    """What a handler is called in a message."""
+    """What a handler is called in a message; a method by the class of its object, also where it is inherited."""
+    if isinstance(handler, MethodType) and not isinstance(handler.__self__, type):
+        return f"{type(handler.__self__).__qualname__}.{handler.__name__}"
     return getattr(handler, "__qualname__", None) or type(handler).__qualname__
 
 
@@ -323,7 +325,7 @@ def _checked(names: Sequence[str]) -> Sequence[str]:
     for name in names:
         if not isinstance(name, str) or not name.isidentifier():
             raise UsageError(f"the event {name!r} must be a name as Python has them, such as 'generator_updated'")
-        if name in EVENTS:
+        if name in (*EVENTS, JUDGE):
             raise UsageError(f"the event {name!r} is one of the run's own; give yours another name")
     return names
 

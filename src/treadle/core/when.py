@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
@@ -49,6 +50,14 @@ class Progress:
         epochs, into = (self.epochs + 1, 0) if ends_epoch else (self.epochs, self.into_epoch + positions)
         known = (self.duration, self.epoch_size, self.epoch_steps, self.epoch_samples)
         return Progress(*known, self.steps + 1, self.samples + samples, epochs, into)
+
+    def state_dict(self) -> dict[str, int]:
+        """The counters, for a checkpoint."""
+        return {"steps": self.steps, "samples": self.samples, "epochs": self.epochs, "into_epoch": self.into_epoch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Put back what `state_dict` gave."""
+        self.steps, self.samples, self.epochs, self.into_epoch = (state[name] for name in ("steps", "samples", "epochs", "into_epoch"))
 
     @property
     def epoch(self) -> float:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from treadle.core.events import EVENTS, Registration, name_of
+from treadle.core.events import JUDGE, Registration, name_of
 from treadle.core.schedules.named import FromTorch, parts_of
 from treadle.core.when import Duration, Progress
 from treadle.explain.walk import BODY, CHECKPOINT, ROW, Plan, moments, walk
@@ -122,8 +122,7 @@ def _rows(plan: Plan, steps: Steps | None, stretch: Stretch | None) -> list[Row]
         *handlers("evaluated"),
         *handlers("epoch_finished"),
         own(ROW, "a row of metrics.jsonl", f"every {Duration.parse(config.log.every)}, and at the end"),
-        *(Row("judge", named(judge), _own_cadence(judge) or "each step", None if steps is None else steps[BODY], "", place_of(judge))
-          for judge in plan.events.judges),
+        *handlers(JUDGE),
         own(CHECKPOINT, "a checkpoint", f"every {Duration.parse(config.checkpoint.every)}, and at the end", best),
         *handlers("checkpoint_saved"),
         *(Row("run_finished", named(one.handler), _cadence(one), None, "; ".join(["when the run is over", *over]), place_of(one.handler))
@@ -139,7 +138,7 @@ def _handler_row(plan: Plan, registered: Registration, steps: Steps | None) -> R
     lengths = [length for length in (registered.every, registered.first) if length is not None]
     if event == "run_failed":
         found, note = None, "where an exception ends the run"
-    elif event not in EVENTS:
+    elif event in plan.events.own:
         found, note = None, f"where run.fire({event!r}) says so"
     elif any(length.unit == "samples" for length in lengths) and not plan.counts_samples:
         found, note = None, "depends on how many samples the batches hold"

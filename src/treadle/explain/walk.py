@@ -12,7 +12,7 @@ from typing import Any
 
 from treadle.config.schema import Config
 from treadle.core.errors import UsageError
-from treadle.core.events import Events, Registration
+from treadle.core.events import JUDGE, Events, Registration
 from treadle.core.when import Duration, Progress
 from treadle.data.loader import Loader
 
@@ -120,7 +120,11 @@ def _step(plan: Plan, before: Progress, after: Progress, called: set[Registratio
     if ends_epoch:
         yield from _fired(plan, "epoch_finished", before, after, called)
     config = plan.config
-    if after.finished or Duration.parse(config.log.every).due(before, after):
+    has_row = Duration.parse(config.log.every).due(before, after)
+    if has_row:
+        yield Call(step, ROW)
+    yield from _fired(plan, JUDGE, before, after, called)
+    if after.finished and not has_row:
         yield Call(step, ROW)
     if after.finished or Duration.parse(config.checkpoint.every).due(before, after):
         yield Call(step, CHECKPOINT)

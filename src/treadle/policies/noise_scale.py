@@ -76,12 +76,8 @@ class NoiseScale:
             run.log({"noise_scale": self._scale(run.step)}, prefix="train")
         self._arm(run)
 
-    def on_run_finished(self, run: Any) -> None:
-        """Look no more."""
-        self._disarm(run)
-
-    def on_run_failed(self, run: Any) -> None:
-        """Look no more."""
+    def detach(self, run: Any) -> None:
+        """Look no more, however the run ended."""
         self._disarm(run)
 
     def _arm(self, run: Any) -> None:

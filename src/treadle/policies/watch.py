@@ -63,12 +63,8 @@ class Watch:
             self._before, self._norms = {}, {}
         self._arm(run)
 
-    def on_run_finished(self, run: Any) -> None:
-        """Watch no more."""
-        self._disarm(run)
-
-    def on_run_failed(self, run: Any) -> None:
-        """Watch no more."""
+    def detach(self, run: Any) -> None:
+        """Watch no more, however the run ended."""
         self._disarm(run)
 
     def _arm(self, run: Any) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 _engine: Callable[..., object] | None = getattr(torch.autograd.graph, "_engine_run_backward", None)
 _TWICE = (
@@ -75,6 +76,14 @@ def backward(loss: torch.Tensor, share: float | torch.Tensor | None = None, reta
         if "a second time" in str(error):
             error.add_note(_TWICE)
         raise
+
+
+def needs_norm(optimizer: Optimizer, clip: float | None, is_scaled: bool) -> bool:
+    """Whether the gradient's norm has to be known before the update: to clip, or since the optimizer writes into the gradients."""
+    needed = clip is not None
+    for group in optimizer.param_groups:
+        needed = needed or bool(group.get("nesterov") or (is_scaled and group.get("fused")))
+    return needed
 
 
 class Finiteness:

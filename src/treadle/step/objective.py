@@ -232,24 +232,27 @@ def accepted(objective: Objective, values: Mapping[str, T]) -> dict[str, T]:
 # --- what can be seen to be wrong before any time is spent ---
 
 
-def check_loss(loss: torch.Tensor, trains: bool) -> None:
-    """Raise where the loss of a first batch cannot be meant.
+def check_loss(loss: torch.Tensor, trains: bool, where: str = "") -> None:
+    """Raise where a loss cannot be meant.
 
     Args:
         loss: what the objective gave.
         trains: whether a gradient is wanted.
+        where: begins the message of an error.
 
     Raises:
         ObjectiveError: the loss is no scalar, or has no gradient.
     """
     if not isinstance(loss, torch.Tensor):
-        raise ObjectiveError(f"the loss must be a tensor of one number, got {loss!r}")
+        raise ObjectiveError(f"{where}the loss must be a tensor of one number, got {loss!r}")
     if loss.numel() != 1:
-        raise ObjectiveError(f"the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
+        raise ObjectiveError(f"{where}the loss must be one number, the mean over the batch; got the shape {list(loss.shape)}")
     if loss.is_complex():
-        raise ObjectiveError("the loss is a complex number, which has no smallest; take a real one of it, such as loss.abs()")
+        raise ObjectiveError(f"{where}the loss is a complex number, which has no smallest; take a real one of it, such as loss.abs()")
     if trains and not loss.requires_grad:
-        raise ObjectiveError("the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)")
+        raise ObjectiveError(
+            f"{where}the loss has no gradient: it is detached from the model's parameters, or all of them are frozen (requires_grad=False)"
+        )
 
 
 def check_pair(loss: Any, output: Any, target: Any) -> None:

@@ -9,13 +9,13 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch.optim import Optimizer
 
-from treadle.core.errors import NonFiniteLoss, ObjectiveError, UsageError
+from treadle.core.errors import NonFiniteLoss, UsageError
 from treadle.step.closure import Closure, update_by_closure
 from treadle.step.fast import Update
 from treadle.step.fields import set_fields
-from treadle.step.gradients import Finiteness, backward, clip_gradients, norm_of, scale_gradients
+from treadle.step.gradients import Finiteness, backward, clip_gradients, needs_norm, norm_of, scale_gradients
 from treadle.step.joint import Joint
-from treadle.step.objective import Count, Outcome
+from treadle.step.objective import Count, Outcome, check_loss
 from treadle.system.precision import Precision
 
 
@@ -148,13 +148,8 @@ class Step:
             count = self._counts[self._part]
         else:
             self._explicit = True
-        if not isinstance(loss, torch.Tensor):
-            raise ObjectiveError(f"step {self.number}: the loss must be a tensor of one number with a gradient, got {loss!r}")
-        if loss.numel() != 1 or not loss.requires_grad or loss.dtype.is_complex:
-            raise ObjectiveError(
-                f"step {self.number}: the loss must be one number with a gradient, and no complex one; got {loss.dtype} of the shape "
-                f"{list(loss.shape)}, requires_grad={loss.requires_grad}"
-            )
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1 or not loss.requires_grad or loss.dtype.is_complex:
+            check_loss(loss, trains=True, where=f"step {self.number}: ")  # says which of these it is
         if self._ask:
             value: Any = loss.item()
             if isinstance(count, torch.Tensor):
@@ -215,7 +210,7 @@ class Step:
         if self.observers:
             for observe in self.observers:
                 observe(params, grads)
-        self._norm = self._norm_before(optimizer, clip)
+        self._norm = norm_of(grads) if needs_norm(optimizer, clip, self.scaler is not None) else None
         flag = None
         if self.scaler is None:  # which leaves out by itself what is not finite, and scales less
             if not self._ask:
@@ -369,13 +364,6 @@ class Step:
     def _rescale(self) -> None:
         self.scaler.update()
         self._scaled = False
-
-    def _norm_before(self, optimizer: Optimizer, clip: float | None) -> torch.Tensor | None:
-        """The gradient's norm, where it has to be known before the update: to clip, or since the optimizer writes into the gradients."""
-        needed = clip is not None
-        for group in optimizer.param_groups:
-            needed = needed or bool(group.get("nesterov") or (self.scaler is not None and group.get("fused")))
-        return norm_of(self._grads) if needed else None
 
     @property
     def grad_norm(self) -> torch.Tensor:

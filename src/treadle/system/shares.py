@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from treadle.core.errors import ConfigError, did_you_mean
+from treadle.core.errors import ConfigError
+from treadle.core.patterns import as_patterns, chosen
 
 Named = dict[str, nn.Parameter]
-Rule = str | Callable[[str, nn.Parameter], bool]
-"""A pattern of names, such as ``"*.weight"``, or a function of name and parameter."""
 
 
 def shares(optimizers: Mapping[str, Any], trainable: Named) -> dict[str, tuple[Any, Named]]:
     """Give every parameter to one of several optimizers.
 
     Args:
-        optimizers: by name: ``(factory, rule)``, or a factory alone, which gets what no rule takes, or an optimizer, which has its own.
+        optimizers: by name: ``(factory, rule)``, the rule a `treadle.core.patterns.Pattern` or several; or a factory alone, which gets what no
+            rule takes; or an optimizer, which has its own.
         trainable: the parameters of the model, by name.
 
     Returns:
@@ -82,16 +81,10 @@ def _held(optimizer: Optimizer, trainable: Named) -> Named:
 
 
 def _taken(name: str, given: Any, trainable: Named) -> Named:
-    if len(given) != 2 or not (isinstance(given[1], str) or callable(given[1])):
-        raise ConfigError(
-            f"the optimizer {name!r} must be (factory, rule), the rule a pattern of names or a function of name and parameter; got {given!r}"
-        )
-    rule = given[1]
-    share = {key: p for key, p in trainable.items() if (fnmatchcase(key, rule) if isinstance(rule, str) else rule(key, p))}
-    if not share:
-        near = did_you_mean(rule, trainable) if isinstance(rule, str) else ""
-        raise ConfigError(f"the rule of the optimizer {name!r} takes none of the model's {len(trainable)} parameters{near}")
-    return share
+    if len(given) != 2:
+        raise ConfigError(f"the optimizer {name!r} must be (factory, rule), such as (SGD, 'head.*'); got {given!r}")
+    who = f"the rule of the optimizer {name!r}"
+    return {key: trainable[key] for key in chosen(as_patterns(given[1], who), trainable, who)}
 
 
 def _check_once(taken: Mapping[str, Named]) -> None:
