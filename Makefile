@@ -13,7 +13,7 @@ test: .venv/dev  ## every test, on every core
 gpu: .venv/dev  ## what can only be seen on a CUDA GPU
 	$(BIN)/python -m pytest tests/test_gpu.py tests/data/test_data_ahead.py
 
-slow: .venv/dev  ## what takes minutes: steps through a real compiler
+slow: .venv/dev  ## what takes minutes: a real compiler, long pages, every workload, worker processes of every kind
 	$(BIN)/python -m pytest -m slow tests
 
 faults: .venv/dev  ## kill runs hundreds of times, and crash one at every file operation: about ten minutes

@@ -33,7 +33,10 @@ def bench(name: str) -> Any:
     return runpy.run_path(str(FOLDER / f"{name}.py"))["BENCH"]
 
 
-@pytest.mark.parametrize("workload", ["step_overhead", "lenet_epoch", "small_gpt", "watching", "growth", "compile", "resume_cost", "start_up"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("lenet_epoch", "growth", "compile", "start_up")]
+
+
+@pytest.mark.parametrize("workload", ["step_overhead", "small_gpt", "watching", "resume_cost", *SLOW])
 def test_every_entrant_runs_and_did_the_same_work(workload: str, here: None) -> None:
     found, losses = bench(workload), {}
     for name, entrant in found.entrants.items():

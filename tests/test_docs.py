@@ -14,7 +14,15 @@ from pages import ROOT, blocks, run_page
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(page for page in (ROOT / "docs").rglob("*.md") if "_build" not in page.parts)]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES[1:] if blocks(page)], ids=lambda page: str(page.relative_to(ROOT)))
+LONG = ("tour.md", "compare-runs.md")
+"""Pages of which nearly every block starts programs; the README's own blocks start the same ones."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.name in LONG)) for page in PAGES[1:] if blocks(page)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_the_code_of_a_page_runs_from_top_to_bottom(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     modules, path = set(sys.modules), list(sys.path)
     torch.manual_seed(0)

@@ -122,7 +122,8 @@ def find_lr(trainer: Trainer, *, low: float = 1e-7, high: float = 10.0, steps: i
         Smith, Cyclical Learning Rates for Training Neural Networks, section 3.3.
 
     Example:
-        >>> from treadle import Config
+        >>> import torch
+        >>> from treadle import Config, Trainer
         >>> data = (torch.randn(64, 2), torch.randn(64, 1))
         >>> config = Config(run_dir="runs/a", duration="1 epoch", batch_size=16)
         >>> found = find_lr(Trainer(torch.nn.Linear(2, 1), torch.nn.MSELoss(), data, optimizer=torch.optim.SGD, config=config))

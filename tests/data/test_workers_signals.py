@@ -37,7 +37,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow), pytest.param("spawn", marks=pytest.mark.slow)])
 def test_ctrl_c_stops_at_the_safe_point_with_workers_of_every_kind(method: str) -> None:
     Path("program.py").write_text(PROGRAM)
     done = subprocess.run([sys.executable, "program.py", method], capture_output=True, text=True, check=False, start_new_session=True, env=os.environ)

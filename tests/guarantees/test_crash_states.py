@@ -76,7 +76,7 @@ def test_a_mistake_in_a_save_would_be_seen(tmp_path: Path, monkeypatch: pytest.M
     assert any(wrong for _, wrong in every_crash(tmp_path / "states", log, whole, save_of(6, log)))
 
 
-@pytest.mark.parametrize("step", [2, 6])
+@pytest.mark.parametrize("step", [pytest.param(2, marks=pytest.mark.slow), 6])
 def test_a_run_goes_on_after_a_crash_at_any_operation_of_a_save(tmp_path: Path, undisturbed: Undisturbed, step: int) -> None:
     """Of the first that is more than the beginning, and of one that removes an older checkpoint."""
     log, whole = undisturbed

@@ -7,7 +7,7 @@ import pytest
 from guarantees.remains import remains, start, tensorboard_scalars
 
 
-@pytest.mark.parametrize("level", [1, 3])
+@pytest.mark.parametrize("level", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_same_command_twice_gives_the_same_bits(tmp_path: Path, level: int) -> None:
     for folder in ("a", "b"):
         assert start(level, tmp_path / folder) == 0

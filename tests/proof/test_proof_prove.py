@@ -46,6 +46,7 @@ def experiment(name: str, duration: str = "12 steps", more: tuple[str, ...] = ()
     return [f"{PLANTED / 'experiments.py'}:{name}", "run_dir=results/{n}", f"duration={duration}", "batch_size=8", *more]
 
 
+@pytest.mark.slow  # the recipes are proved with forked processes; this one starts real ones
 def test_a_loop_that_tracks_everything_is_proved(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["prove", "--steps", "6", "--kills", "3", "--keep", "kept", "--", *LOOP, "sound"]) == 0
     text = capsys.readouterr().out
