@@ -7,6 +7,9 @@ from typing import Any
 
 from treadle.core.errors import UsageError
 
+AT_ITS_END = "it comes from a next() on an iterator that is at its end: make a new iterator, or give next() a default"
+"""Where a StopIteration out of a user's function is from, and what to do."""
+
 
 def check_runs(function: Any, what: str) -> None:
     """Raise where a call of a function would run nothing of it, and nobody would see that.
@@ -32,7 +35,4 @@ def ended_in(who: str) -> UsageError:
     Args:
         who: which function raised it.
     """
-    return UsageError(
-        f"{who} raised StopIteration, which Python takes for the end of a loop; it comes from a next() on an iterator that is at its end: "
-        "make a new iterator, or give next() a default"
-    )
+    return UsageError(f"{who} raised StopIteration, which Python takes for the end of a loop; {AT_ITS_END}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from treadle.core.callables import AT_ITS_END
 from treadle.core.errors import DataError
 
 
@@ -14,10 +15,7 @@ def ended(what: str) -> DataError:
     Args:
         what: which function raised it.
     """
-    return DataError(
-        f"{what} raised StopIteration, which would end the epoch in silence; it comes from a next() on an iterator that is at its end: "
-        "make a new iterator, or give next() a default"
-    )
+    return DataError(f"{what} raised StopIteration, which would end the epoch in silence; {AT_ITS_END}")
 
 
 def leaked(error: StopIteration, iterator: Iterator[Any]) -> str:
